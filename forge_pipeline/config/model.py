@@ -1,0 +1,95 @@
+"""The `model:` section: which base model, how it is loaded."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from forge_pipeline.config._base import Section
+
+Dtype = Literal["auto", "bfloat16", "bf16", "float16", "fp16", "float32", "fp32"]
+
+
+def check_revision(value: str | None) -> str | None:
+    """A Hub revision that git and the Hub accept, or None."""
+    if value is None:
+        return None
+    if not value.strip() or value.startswith("-") or len(value) > 255 or any(ord(c) < 33 for c in value):
+        raise ValueError("expected a commit SHA, tag or branch: 1 to 255 printable characters, no space, no leading '-'")
+    return value
+
+
+class MoeSection(Section):
+    """Mixture-of-experts base models."""
+
+    quantize_experts: bool = False
+    experts_to_train: str = "all"
+
+
+class MultimodalSection(Section):
+    """Vision-language base models."""
+
+    enabled: bool = False
+    image_column: str = "image"
+    text_column: str = "text"
+
+
+class ModelSection(Section):
+    """Which base model, and how it is loaded."""
+
+    name_or_path: str = Field(min_length=1)
+    """A Hub id, a local directory, or ``package:<module>/<file>`` for weights that a Python package ships."""
+    revision: str | None = None
+    """Hub revision; resolved to a commit SHA and recorded."""
+    max_length: int = Field(default=2048, gt=0)
+    """Longest row in tokens; longer ones are truncated and counted."""
+    load_in_4bit: bool = True
+    """Quantize the frozen base to 4 bits while training (QLoRA). Ignored, and said so, where no CUDA device is found."""
+    dtype: Dtype = "auto"
+    """Precision of the weights in memory; auto picks bfloat16 where the device computes in it, else float32."""
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    chat_template: str | None = None
+    """A Jinja chat template, or the path of a ``.jinja`` file; None takes the tokenizer's own."""
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    trust_remote_code: bool = False
+    offline: bool = False
+    """Never ask the Hub, also where it could be reached."""
+    moe: MoeSection | None = None
+    multimodal: MultimodalSection | None = None
+    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_compute_dtype: Dtype = "auto"
+
+    _revision = field_validator("revision")(check_revision)
+
+
+class LoraSection(Section):
+    """Low-rank adapters (PEFT)."""
+
+    method: Literal["lora", "dora", "pissa", "rslora", "none"] = "lora"
+    """``none`` fine-tunes every weight."""
+    r: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.1, ge=0.0, le=1.0)
+    bias: Literal["none", "all", "lora_only"] = "none"
+    target_modules: list[str] = Field(default=["q_proj", "v_proj"], min_length=1)
+    """Module names that get an adapter; ``[all-linear]`` takes every linear layer but the head."""
+    modules_to_save: list[str] | None = None
+    rank_pattern: dict[str, int] = {}
+    task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
+    use_dora: bool = False
+    """Older spelling of ``method: dora``."""
+    use_rslora: bool = False
+    """Older spelling of ``method: rslora``."""
+
+    def model_post_init(self, context: Any) -> None:
+        del context
+        if self.use_dora and self.use_rslora:
+            raise ValueError("use_dora and use_rslora exclude each other; write method: dora or method: rslora")
+        for flag, method in ((self.use_dora, "dora"), (self.use_rslora, "rslora")):
+            if flag and self.method not in ("lora", method):
+                raise ValueError(f"use_{method}: true contradicts method: {self.method}; keep method only")
+
+    @property
+    def effective_method(self) -> str:
+        """`method`, with the older flags folded in."""
+        return "dora" if self.use_dora else "rslora" if self.use_rslora else self.method
