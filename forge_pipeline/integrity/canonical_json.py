@@ -33,6 +33,9 @@ def json_digest(value: Any) -> Digest:
 def loads_strict(text: str | bytes) -> Any:
     """Parse JSON, refusing duplicate keys and NaN/Infinity literals.
 
+    An integer beyond 2**53 - 1 is read as the double that it is in canonical JSON, which
+    writes 1e17 as 100000000000000000; so ``canonical_json(loads_strict(b)) == b``.
+
     Raises:
         ValueError: Not JSON, or one of the above.
     """
@@ -48,7 +51,11 @@ def loads_strict(text: str | bytes) -> Any:
     def no_constants(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
+    def number(digits: str) -> int | float:
+        value = int(digits)
+        return value if abs(value) < 2**53 else float(digits)
+
     try:
-        return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants)
+        return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants, parse_int=number)
     except RecursionError as error:
         raise ValueError("JSON is nested too deeply to read") from error

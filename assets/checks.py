@@ -1,0 +1,120 @@
+"""Gate decisions and plain facts as asset checks, each anchored in the audit log.
+
+A check that failed, or a gate without an answer that guards a later stage, is an ERROR and
+blocks the rest of its run. A gate without an answer that guards the release alone is a
+WARN: the files are made, and the release refuses them. Checks are a signal; every stage
+that relies on a gate reads the verdict itself.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import dagster as dg
+
+from assets.line import Line
+from forge_pipeline.gates import GateDecision, Verdict
+from resources.evidence import AuditLogResource
+
+_BUILDING: tuple[str, ...] = ("training", "export")
+
+
+def gate_checks(
+    context: dg.AssetCheckExecutionContext,
+    audit_log: AuditLogResource,
+    line: Line,
+    stage: str,
+    decisions: Iterable[GateDecision],
+    names: Mapping[str, str],
+) -> Iterator[dg.AssetCheckResult]:
+    """One result for each check in `names`; a gate without a decision counts as not evaluated.
+
+    Args:
+        names: Check name -> gate name.
+    """
+    found = {decision.gate: decision for decision in decisions}
+    for check, gate in names.items():
+        decision = found.get(gate)
+        if decision is None:
+            words = f"not evaluated: the report holds no decision of the gate {gate!r}"
+            yield _result(context, audit_log, line, stage, check, False, True, {"reason": words})
+            continue
+        anchor = audit_log.log(
+            line.name,
+            context.run_id,
+            "gate.decided",
+            asset_key=line.key(stage).to_user_string(),
+            gate=decision.gate,
+            verdict=decision.verdict.value,
+            outcome=decision.outcome,
+            subject=decision.subject,
+            reason=decision.reason,
+        )
+        blocks = any(decision.stops(later) for later in _BUILDING)  # type: ignore[arg-type]
+        yield dg.AssetCheckResult(
+            asset_key=line.key(stage),
+            check_name=check,
+            passed=decision.verdict is Verdict.PASSED,
+            severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
+            description=decision.reason,
+            metadata=_gate_metadata(decision) | anchor,
+        )
+
+
+def report_checks(
+    context: dg.AssetCheckExecutionContext,
+    audit_log: AuditLogResource,
+    line: Line,
+    stage: str,
+    facts: Mapping[str, tuple[bool, str]],
+    *,
+    warn_only: bool = False,
+) -> Iterator[dg.AssetCheckResult]:
+    """One result for each plain fact: name -> (holds, words)."""
+    for check, (passed, words) in facts.items():
+        yield _result(context, audit_log, line, stage, check, passed, warn_only, {"reason": words})
+
+
+def _result(
+    context: dg.AssetCheckExecutionContext,
+    audit_log: AuditLogResource,
+    line: Line,
+    stage: str,
+    check: str,
+    passed: bool,
+    warn_only: bool,
+    metadata: Mapping[str, str],
+) -> dg.AssetCheckResult:
+    severity = dg.AssetCheckSeverity.WARN if warn_only else dg.AssetCheckSeverity.ERROR
+    anchor = audit_log.log(
+        line.name,
+        context.run_id,
+        "asset_check.evaluated",
+        asset_key=line.key(stage).to_user_string(),
+        check=check,
+        passed=passed,
+        severity=severity.value,
+        reason=metadata["reason"],
+    )
+    return dg.AssetCheckResult(
+        asset_key=line.key(stage),
+        check_name=check,
+        passed=passed,
+        severity=severity,
+        description=metadata["reason"],
+        metadata={**metadata, **anchor},
+    )
+
+
+def _gate_metadata(decision: GateDecision) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "verdict": decision.verdict.value,
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "subject": str(decision.subject),
+        "guards": ", ".join(decision.guards),
+        "metric": decision.metric,
+        "observed": decision.observed,
+        "threshold": decision.threshold,
+        "interval": f"{decision.interval[0]:.4g} to {decision.interval[1]:.4g}" if decision.interval else None,
+        "n": decision.n,
+    }
+    return {name: value for name, value in facts.items() if value is not None}

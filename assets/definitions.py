@@ -1,0 +1,128 @@
+"""The one `defs`: every recipe in configs/ as an asset group, and the studio line for REST jobs.
+
+`dagster asset materialize -m assets.definitions --select 'group:<line>'` runs a whole line.
+Settings are read here, once: FORGE_HOME, FORGE_STORE, FORGE_CONFIGS.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets import (
+    annex_iv,
+    automation,
+    benchmarking,
+    dataset_audit,
+    fine_tuning,
+    gguf_export,
+    ingestion,
+    recipe,
+    release,
+    safety,
+    tokenization,
+)
+from assets.line import Line
+from forge_pipeline.config import load_config
+from forge_pipeline.errors import ConfigError
+from resources.environment import CHECKOUT
+from resources.evidence import AuditLogResource, RegistryResource
+from resources.home import Home
+from resources.io_managers import DatasetIOManager, ModelDirectoryIOManager, RefusingIOManager, ReportIOManager
+from resources.settings import DeploymentResource
+from resources.stage_process import StageProcess
+
+STUDIO_JOBS = dg.DynamicPartitionsDefinition(name="studio_jobs")
+
+
+def build_line(line: Line) -> dg.Definitions:
+    """All assets, checks and automation of one line."""
+    everything = dg.define_asset_job(f"{line.name}_job", selection=dg.AssetSelection.groups(line.name))
+    schedule = automation.build_schedule(line, everything)
+    sensor = automation.build_new_data_sensor(line, everything)
+    return dg.Definitions(
+        assets=[
+            recipe.build_recipe(line),
+            ingestion.build_raw_dataset(line),
+            dataset_audit.build_dataset_audit_report(line),
+            tokenization.build_tokenized_dataset(line),
+            fine_tuning.build_fine_tuned_model(line),
+            benchmarking.build_benchmark_report(line),
+            safety.build_safety_report(line),
+            gguf_export.build_gguf_model(line),
+            annex_iv.build_annex_iv_bundle(line),
+            release.build_released_model(line),
+        ],
+        asset_checks=[
+            recipe.build_recipe_checks(line),
+            ingestion.build_raw_dataset_checks(line),
+            dataset_audit.build_dataset_audit_checks(line),
+            tokenization.build_tokenized_dataset_checks(line),
+            fine_tuning.build_fine_tuned_model_checks(line),
+            benchmarking.build_benchmark_checks(line),
+            safety.build_safety_checks(line),
+            gguf_export.build_gguf_checks(line),
+            *annex_iv.build_annex_iv_checks(line),
+        ],
+        jobs=[everything],
+        schedules=[schedule] if schedule else [],
+        sensors=[sensor] if sensor else [],
+    )
+
+
+def build_broken_line(name: str, file: Path) -> dg.Definitions:
+    """A recipe that does not load: one asset that says why, so that the other lines still do."""
+    return dg.Definitions(assets=[recipe.build_recipe(Line(name, file))])
+
+
+def build_resources(home: Home, store_root: str, *, allow_temporary_instance: bool = False) -> Mapping[str, Any]:
+    """The resources of a deployment; a test passes its own `home`."""
+    audit_log = AuditLogResource(directory=str(home.root))
+    shared = {
+        "home": str(home.root),
+        "store_root": store_root,
+        "allow_temporary_instance": allow_temporary_instance,
+        "audit_log": audit_log,
+    }
+    return {
+        "io_manager": RefusingIOManager(),
+        "dataset_io": DatasetIOManager(**shared),
+        "model_io": ModelDirectoryIOManager(**shared),
+        "report_io": ReportIOManager(**shared),
+        "audit_log": audit_log,
+        "registry": RegistryResource(url=home.registry_url),
+        "stage_process": StageProcess(home=str(home.root), store_root=store_root),
+        "deployment": DeploymentResource(
+            home_directory=str(home.root), store_root=store_root, allow_temporary_instance=allow_temporary_instance
+        ),
+    }
+
+
+def build_definitions(configs: Path, home: Home, store_root: str, *, allow_temporary_instance: bool = False) -> dg.Definitions:
+    """The whole code location from a folder of recipes."""
+    lines = []
+    for file in sorted(configs.glob("*.yaml")):
+        try:
+            config = load_config(str(file))
+        except ConfigError:  # its `recipe` asset reports the error when it is materialized
+            lines.append(build_broken_line(file.stem, file))
+        else:
+            lines.append(build_line(Line(config.name, file, config)))
+    lines.append(build_line(Line("studio", partitions=STUDIO_JOBS)))
+    return dg.Definitions.merge(
+        *lines,
+        dg.Definitions(
+            resources=build_resources(home, store_root, allow_temporary_instance=allow_temporary_instance),
+            executor=dg.in_process_executor,
+        ),
+    )
+
+
+_home = Home.from_environment()
+defs = build_definitions(
+    configs=Path(os.environ.get("FORGE_CONFIGS", CHECKOUT / "configs")),
+    home=_home,
+    store_root=os.environ.get("FORGE_STORE", str(_home.store)),
+)

@@ -1,0 +1,161 @@
+"""A model line: what all assets of one recipe share.
+
+`Line.stage` turns a plain function into the line's asset of that name: key prefix,
+group, owners, tags, kinds, a `code_version` made of the recipe sections and source files
+that the stage reads (so that an edit marks exactly those stages out of date), and inputs
+matched by parameter name.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dagster as dg
+
+from forge_pipeline.config import ForgeConfig, config_digest, resolved
+from forge_pipeline.errors import ForgeError
+from forge_pipeline.integrity import Digest, json_digest
+
+STAGES = (
+    "recipe",
+    "raw_dataset",
+    "dataset_audit_report",
+    "tokenized_dataset",
+    "fine_tuned_model",
+    "benchmark_report",
+    "safety_report",
+    "gguf_model",
+    "annex_iv_bundle",
+    "released_model",
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One declared recipe, or the partitioned line that serves REST jobs.
+
+    Attributes:
+        name: Key prefix and group.
+        recipe_file: The YAML file; None for the studio line, whose jobs bring their own.
+        config: The recipe as it was when the code location loaded; None as above, or if it is broken.
+        partitions: One key per job for the studio line.
+    """
+
+    name: str
+    recipe_file: Path | None = None
+    config: ForgeConfig | None = None
+    partitions: dg.PartitionsDefinition[str] | None = None
+
+    @property
+    def config_digest(self) -> Digest | None:
+        return config_digest(self.config) if self.config else None
+
+    def key(self, stage: str) -> dg.AssetKey:
+        return dg.AssetKey([self.name, stage])
+
+    def stage(
+        self,
+        *,
+        io_manager: str,
+        kinds: set[str],
+        sections: tuple[str, ...],
+        code: Iterable[ModuleType] = (),
+        pool: str | None = None,
+        deps: Iterable[str] = (),
+        optional: bool = False,
+    ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+        """Make the decorated function this line's asset of the function's name.
+
+        Args:
+            io_manager: Resource key of the typed IO manager.
+            sections: Recipe sections that the stage reads.
+            code: Packages or modules of the library whose source it runs.
+            pool: Concurrency pool; ``accelerator`` for stages that train or generate.
+            deps: Stages it follows without reading their result.
+            optional: It may end without a materialization.
+        """
+
+        def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+            parameters = [name for name in inspect.signature(function).parameters if name in STAGES]
+            config = self.config
+            return dg.asset(
+                key=self.key(function.__name__),
+                ins={name: dg.AssetIn(key=self.key(name)) for name in parameters},
+                deps=[self.key(name) for name in deps],
+                group_name=self.name,
+                owners=config.owners if config else None,
+                tags={"forge/line": self.name, **({"forge/trainer": config.training.trainer_type} if config else {})},
+                kinds=kinds,
+                code_version=self._code_version(sections, code),
+                partitions_def=self.partitions,
+                io_manager_key=io_manager,
+                pool=pool,
+                output_required=not optional,
+                description=inspect.getdoc(function),
+            )(_typed_failures(function))
+
+        return decorate
+
+    def checks(
+        self, stage: str, names: dict[str, str], *, blocking: bool = True
+    ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+        """Make the decorated generator the asset checks of `stage`.
+
+        Args:
+            names: Check name -> what it holds.
+        """
+
+        def decorate(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
+            parameters = [name for name in inspect.signature(function).parameters if name in STAGES]
+            return dg.multi_asset_check(
+                name=f"{self.name}__{function.__name__}",
+                specs=[
+                    dg.AssetCheckSpec(
+                        name,
+                        asset=self.key(stage),
+                        description=words,
+                        blocking=blocking,
+                        partitions_def=self.partitions,
+                        additional_deps=[self.key(other) for other in parameters if other != stage],
+                    )
+                    for name, words in names.items()
+                ],
+                ins={name: dg.AssetIn(key=self.key(name)) for name in parameters},
+            )(function)
+
+        return decorate
+
+    def _code_version(self, sections: tuple[str, ...], code: Iterable[ModuleType]) -> str:
+        values = resolved(self.config) if self.config else {}
+        facts = {
+            "recipe": {section: values.get(section) for section in sections},
+            "code": {module.__name__: _source_digest(module) for module in code},
+        }
+        return json_digest(facts).hex[:16]
+
+
+@functools.cache
+def _source_digest(module: ModuleType) -> str:
+    """Digest of the Python files of a package, or of one module."""
+    file = Path(str(module.__file__))
+    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    return json_digest({path.relative_to(file.parent).as_posix(): Digest.of_file(path) for path in files})
+
+
+def _typed_failures(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the library's errors reach a person as one message, without a retry that could not help."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            value = function(*args, **kwargs)
+        except ForgeError as error:
+            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+        # Stages that ran over Pipes owe Dagster an event, not a bare value; the rest may give one too.
+        return value if value is None else dg.MaterializeResult(value=value)
+
+    return run

@@ -1,0 +1,78 @@
+"""`recipe`: the validated, fully resolved config, materialized before anything is trained."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.checks import report_checks
+from assets.line import Line
+from forge_pipeline import config as config_package
+from forge_pipeline.config import ForgeConfig, config_digest, load_config, resolved
+from forge_pipeline.errors import ConfigError
+from forge_pipeline.integrity import json_digest
+from resources.evidence import AuditLogResource
+from resources.settings import DeploymentResource
+
+
+def build_recipe(line: Line) -> dg.AssetsDefinition:
+    @line.stage(io_manager="report_io", kinds={"yaml", "json"}, sections=tuple(ForgeConfig.model_fields), code=[config_package])
+    def recipe(context: dg.AssetExecutionContext, deployment: DeploymentResource, audit_log: AuditLogResource) -> ForgeConfig:
+        """The recipe as it was resolved for this run, defaults included, with its digest.
+
+        Every later stage takes it as an input, so the configuration is part of the lineage,
+        and the policy of the gates is on record before anything is trained or measured.
+        """
+        file = line.recipe_file or deployment.home.studio_recipe(context.partition_key)
+        config = load_config(str(file))
+        check_loaded_recipe(line, config, file)
+        check_no_inline_secrets(config, file)
+        deployment.check_persistent(context.instance)
+        deployment.check_disk()
+        audit_log.log(
+            line.name,
+            context.run_id,
+            "recipe.resolved",
+            line=line.name,
+            config_digest=config_digest(config),
+            policy_digest=json_digest(resolved(config)["evaluation"]),
+        )
+        return config
+
+    return recipe
+
+
+def build_recipe_checks(line: Line) -> dg.AssetChecksDefinition:
+    @line.checks("recipe", {"schema_valid": "The stored recipe still validates and resolves to the same digest."})
+    def recipe_checks(context: dg.AssetCheckExecutionContext, recipe: ForgeConfig, audit_log: AuditLogResource):
+        again = ForgeConfig(**resolved(recipe))
+        yield from report_checks(
+            context, audit_log, line, "recipe",
+            {"schema_valid": (again == recipe, f"{len(ForgeConfig.model_fields)} sections, {config_digest(recipe)}")},
+        )  # fmt: skip
+
+    return recipe_checks
+
+
+def check_loaded_recipe(line: Line, config: ForgeConfig, file: Path) -> None:
+    """The graph and code versions were made from the recipe as it was at load time.
+
+    Raises:
+        ConfigError: The file has changed since, or was broken then.
+    """
+    if line.recipe_file and line.config_digest != config_digest(config):
+        raise ConfigError(
+            f"{file} was changed after this code location was loaded; reload the code location "
+            "(UI: Deployment > Reload) so that the graph and the code versions fit the recipe"
+        )
+
+
+def check_no_inline_secrets(config: ForgeConfig, file: Path) -> None:
+    """A stored recipe is read by many; a secret in it would be there for good.
+
+    Raises:
+        ConfigError: The recipe holds a token or key.
+    """
+    if config.auth and config.auth.hf_token:
+        raise ConfigError(f"{file}: auth.hf_token holds a secret; remove it and set the environment variable HF_TOKEN")
+    if config.synthetic and config.synthetic.api_key:
+        raise ConfigError(f"{file}: synthetic.api_key holds a secret; set synthetic.api_key_env to a variable's name")

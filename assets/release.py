@@ -1,0 +1,67 @@
+"""`released_model`: the registry entry that people and gates agreed to."""
+
+import dagster as dg
+
+from assets.line import Line
+from forge_pipeline import release, training
+from forge_pipeline.annex_iv import AnnexIvBundle
+from forge_pipeline.config import ForgeConfig
+from forge_pipeline.data import RawDataset
+from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.errors import AwaitingApprovalError, GateFailedError
+from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.gates import GateDecision, Verdict, check_gates
+from forge_pipeline.models import ModelDirectory
+from forge_pipeline.release import ReleaseRecord
+from resources.evidence import AuditLogResource, RegistryResource
+
+
+def build_released_model(line: Line) -> dg.AssetsDefinition:
+    @line.stage(io_manager="report_io", kinds={"json"}, sections=("release", "evaluation"), code=[release], optional=True)
+    def released_model(
+        context: dg.AssetExecutionContext,
+        recipe: ForgeConfig,
+        raw_dataset: RawDataset,
+        dataset_audit_report: AuditReport,
+        fine_tuned_model: ModelDirectory,
+        benchmark_report: BenchmarkResult,
+        safety_report: SafetyReport,
+        annex_iv_bundle: AnnexIvBundle,
+        registry: RegistryResource,
+        audit_log: AuditLogResource,
+    ) -> ReleaseRecord | None:
+        """Verifies gates, digests and approvals itself, then moves the line's `released` alias.
+
+        Fails closed. In a run that builds the candidate too, a release that only waits for evidence or
+        people is left undone with a warning; asked for alone, it fails.
+        """
+        decisions = [*training.loss_gate(recipe, fine_tuned_model), *benchmark_report.gates, *safety_report.gates]
+        try:
+            check_gates("release", dataset_audit_report.gates, subject=raw_dataset.digest)
+            return release.promote(
+                recipe,
+                model=fine_tuned_model,
+                decisions=decisions,
+                bundle=annex_iv_bundle,
+                registry=registry.registry,
+                log=audit_log.logger(line.name, context.run_id),
+            )
+        except (GateFailedError, AwaitingApprovalError) as error:
+            audit_log.log(
+                line.name, context.run_id, "release.refused", subject=fine_tuned_model.digest, reason=str(error)
+            )
+            if asked_for_alone(context) or failed(decisions):
+                raise
+            context.log.warning(f"not released: {error}")
+            return None
+
+    return released_model
+
+
+def asked_for_alone(context: dg.AssetExecutionContext) -> bool:
+    """Whether this run was started for the release and nothing else."""
+    return len(context.run.asset_selection or ()) == 1
+
+
+def failed(decisions: list[GateDecision]) -> bool:
+    return any(decision.verdict is Verdict.FAILED for decision in decisions)

@@ -1,0 +1,59 @@
+"""`tokenized_dataset`: token ids and the mask of what is learned."""
+
+import dagster as dg
+
+from assets.checks import report_checks
+from assets.line import Line
+from forge_pipeline import data
+from forge_pipeline.config import ForgeConfig
+from forge_pipeline.data import RawDataset, TokenizedDataset
+from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.gates import check_gates
+from resources.evidence import AuditLogResource
+from resources.stage_process import StageProcess
+
+
+def build_tokenized_dataset(line: Line) -> dg.AssetsDefinition:
+    @line.stage(io_manager="dataset_io", kinds={"parquet", "huggingface"}, sections=("model", "data", "training"), code=[data])
+    def tokenized_dataset(
+        context: dg.AssetExecutionContext,
+        recipe: ForgeConfig,
+        raw_dataset: RawDataset,
+        dataset_audit_report: AuditReport,
+        stage_process: StageProcess,
+    ) -> TokenizedDataset:
+        """Rows through the chat template into `input_ids` and `labels`, where -100 marks what is not learned.
+
+        Refused unless the audit's gates that guard training passed for exactly these rows.
+        """
+        check_gates("training", dataset_audit_report.gates, subject=raw_dataset.digest)
+        return stage_process.run(context, "tokenize", recipe, {"raw_dataset": raw_dataset}, TokenizedDataset)
+
+    return tokenized_dataset
+
+
+def build_tokenized_dataset_checks(line: Line) -> dg.AssetChecksDefinition:
+    names = {
+        "within_max_length": "No row is longer than model.max_length.",
+        "labels_not_empty": "Every training row has at least one token to learn.",
+    }
+
+    @line.checks("tokenized_dataset", names)
+    def tokenized_dataset_checks(
+        context: dg.AssetCheckExecutionContext, tokenized_dataset: TokenizedDataset, audit_log: AuditLogResource
+    ):
+        summary = tokenized_dataset.summary
+        longest = max(split.max_length_seen for split in summary.splits.values())
+        train = summary.splits["train"]
+        yield from report_checks(
+            context, audit_log, line, "tokenized_dataset",
+            {
+                "within_max_length": (longest <= summary.max_length, f"longest row: {longest} of {summary.max_length} tokens"),
+                "labels_not_empty": (
+                    train.rows > 0 and train.trained_tokens != 0,
+                    f"{train.rows} rows, {train.trained_tokens} learned tokens, {train.fully_masked} rows without any left out",
+                ),
+            },
+        )  # fmt: skip
+
+    return tokenized_dataset_checks

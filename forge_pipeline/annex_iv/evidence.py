@@ -1,0 +1,339 @@
+"""What a bundle is made from, and the same things read back out of a bundle.
+
+`BundleInputs` are the pipeline's own results. `collect` copies the facts in them into
+``evidence/``: files that lie inside an artefact are copied byte for byte, so that a
+manifest ties each copy to the artefact's digest. `Evidence` is what those files say.
+The rest of a bundle is derived from `Evidence` alone, and can therefore be derived
+again by whoever verifies it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from forge_pipeline._version import __version__
+from forge_pipeline.annex_iv.regime import CURRENT_REGIME
+from forge_pipeline.audit_log import Anchor
+from forge_pipeline.config import ForgeConfig, resolved
+from forge_pipeline.data import DatasetProvenance, RawDataset, TokenizationSummary, TokenizedDataset
+from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.errors import ConfigError, IntegrityError
+from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.export import ExportReport, GgufModel, fidelity_gates
+from forge_pipeline.gates import GateDecision
+from forge_pipeline.integrity import (
+    REPORT_FILE,
+    Digest,
+    DirectoryArtifact,
+    Manifest,
+    ManifestEntry,
+    canonical_json,
+    loads_strict,
+    read_report,
+    write_report,
+)
+from forge_pipeline.integrity.atomic import write_file
+from forge_pipeline.models import ModelDirectory, ModelRecord
+from forge_pipeline.training import ResourceUsage, TrainingReport, loss_gate
+
+EVIDENCE = "evidence"
+
+# Raised whenever equal evidence yields other entries or pages; a verifier derives again only what its own version made.
+DOCUMENT_VERSION = 1
+
+# asset -> file in the artefact -> copy under evidence/
+COPIED = {
+    "raw_dataset": {"provenance.json": "dataset_provenance.json"},
+    "tokenized_dataset": {"summary.json": "tokenization_summary.json"},
+    "fine_tuned_model": {"forge_model.json": "model_record.json", "training_report.json": "training_report.json"},
+    "gguf_model": {"export_report.json": "export_report.json"},
+}
+# asset -> report under evidence/, stored elsewhere as an artefact whose only file is report.json
+REPORTS = {
+    "dataset_audit_report": "dataset_audit_report.json",
+    "benchmark_report": "benchmark_report.json",
+    "safety_report": "safety_report.json",
+}
+
+
+@dataclass(frozen=True)
+class ParentBundle:
+    """The bundle of the previous version, as far as this one refers to it."""
+
+    manifest_hash: Digest
+    generated_at: str
+    system_version: str
+    subjects: dict[str, Digest]
+    recipe: dict[str, Any]
+    benchmark_average: float | None = None
+
+
+@dataclass(frozen=True)
+class BundleInputs:
+    """Everything a bundle says, as the stages returned it.
+
+    Attributes:
+        audit_log_path: The line's audit log; None leaves it out, and the bundle says so.
+        anchor: State of that log at which the bundle is made; the copy ends there.
+        materializations: What produced what, one mapping each: ``asset_key``, ``digest``, ``run_id``, ``inputs``, ...
+        environment: Package versions, interpreter, operating system, processor.
+        generated_at: ISO 8601 in UTC, given by the caller.
+        parent: The bundle of the version before.
+        usage: Time and memory of the fine-tune.
+        release: The `ReleaseRecord` as JSON when a bundle is made again after a release; without one the bundle
+            is labelled not released.
+        synthetic: True for made-up examples; every page then says so.
+    """
+
+    config: ForgeConfig
+    raw_dataset: RawDataset
+    audit_report: AuditReport
+    tokenized: TokenizedDataset
+    model: ModelDirectory
+    benchmark: BenchmarkResult | None
+    safety: SafetyReport | None
+    gguf: GgufModel | None
+    audit_log_path: Path | None
+    anchor: Anchor | None
+    materializations: tuple[Mapping[str, Any], ...]
+    environment: Mapping[str, str]
+    generated_at: str
+    parent: ParentBundle | None = None
+    usage: ResourceUsage | None = None
+    release: Mapping[str, Any] | None = None
+    synthetic: bool = False
+
+    @property
+    def artifacts(self) -> dict[str, DirectoryArtifact]:
+        """Directory artefacts by asset name."""
+        found: dict[str, DirectoryArtifact | None] = {
+            "raw_dataset": self.raw_dataset,
+            "tokenized_dataset": self.tokenized,
+            "fine_tuned_model": self.model,
+            "gguf_model": self.gguf,
+        }
+        return {name: artifact for name, artifact in found.items() if artifact is not None}
+
+
+@dataclass(frozen=True)
+class AnchorRecord:
+    """State of the audit log that the copy in the bundle ends with."""
+
+    log_id: str
+    size: int
+    root: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What no artefact holds: when, by which version, where, from what, in which state of the log.
+
+    Attributes:
+        document_version: Version of the rules that derive the document from the evidence.
+        regime: The text of law that the document is written against.
+    """
+
+    generated_at: str
+    generator: str
+    document_version: int
+    regime: str
+    environment: dict[str, str]
+    materializations: tuple[dict[str, Any], ...]
+    anchor: AnchorRecord | None = None
+    parent: ParentBundle | None = None
+    release: dict[str, Any] | None = None
+    synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Every gate decision that the reports and models hold."""
+
+    decisions: tuple[GateDecision, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A bundle's evidence, read back."""
+
+    config: ForgeConfig
+    manifests: dict[str, Manifest]
+    provenance: DatasetProvenance
+    audit: AuditReport
+    tokenization: TokenizationSummary
+    model_record: ModelRecord
+    training: TrainingReport
+    benchmark: BenchmarkResult | None
+    safety: SafetyReport | None
+    export: ExportReport | None
+    usage: ResourceUsage | None
+    gates: tuple[GateDecision, ...]
+    run: RunRecord
+    files: dict[str, ManifestEntry]
+    """Every file under evidence/, by name."""
+
+    @property
+    def subjects(self) -> dict[str, Digest]:
+        """Digests of the artefacts that the bundle is about, by asset name."""
+        return {name: manifest.digest for name, manifest in self.manifests.items()}
+
+    @property
+    def released(self) -> bool:
+        """Whether this very model was released when the bundle was made."""
+        release = self.run.release
+        return release is not None and release.get("subject") == self.subjects["fine_tuned_model"]
+
+    @classmethod
+    def read(cls, bundle: Path) -> "Evidence":
+        """Read ``evidence/`` of the bundle directory `bundle`.
+
+        Raises:
+            OSError: A file that every bundle has is missing or unreadable.
+            IntegrityError: A file does not hold what its name says.
+        """
+        folder = bundle / EVIDENCE
+
+        def optional(name: str, report_type: type[Any]) -> Any:
+            return read_report(folder / name, report_type) if (folder / name).exists() else None
+
+        return cls(
+            config=_read_recipe(folder / "recipe.json"),
+            manifests=_read_manifests(folder / "manifests.json"),
+            provenance=read_report(folder / "dataset_provenance.json", DatasetProvenance),
+            audit=read_report(folder / "dataset_audit_report.json", AuditReport),
+            tokenization=read_report(folder / "tokenization_summary.json", TokenizationSummary),
+            model_record=read_report(folder / "model_record.json", ModelRecord),
+            training=read_report(folder / "training_report.json", TrainingReport),
+            benchmark=optional("benchmark_report.json", BenchmarkResult),
+            safety=optional("safety_report.json", SafetyReport),
+            export=optional("export_report.json", ExportReport),
+            usage=optional("resource_usage.json", ResourceUsage),
+            gates=read_report(folder / "gates.json", Gates).decisions,
+            run=read_report(folder / "run.json", RunRecord),
+            files={entry.path: entry for entry in Manifest.of_directory(folder).entries},
+        )
+
+
+def collect(inputs: BundleInputs, bundle: Path) -> None:
+    """Write the evidence of `inputs` under ``evidence/`` of the directory `bundle`.
+
+    Raises:
+        IntegrityError: An artefact's files are not those of its digest, or a report is about another artefact.
+    """
+    folder = bundle / EVIDENCE
+    folder.mkdir()
+    _check_about_the_same_model(inputs)
+    manifests = {name: _manifest_of(name, artifact) for name, artifact in inputs.artifacts.items()}
+    write_file(folder / "manifests.json", canonical_json({name: asdict(each) for name, each in manifests.items()}))
+    for name, artifact in inputs.artifacts.items():
+        for source, copy in COPIED[name].items():
+            write_file(folder / copy, (artifact.path / source).read_bytes())
+    write_file(folder / "recipe.json", canonical_json(resolved(inputs.config)))
+    write_report(folder / "dataset_audit_report.json", inputs.audit_report)
+    write_report(folder / "gates.json", Gates(gate_decisions(inputs)))
+    write_report(folder / "run.json", _run_record(inputs))
+    optional = {"benchmark_report": inputs.benchmark, "safety_report": inputs.safety, "resource_usage": inputs.usage}
+    for name, report in optional.items():
+        if report is not None:
+            write_report(folder / f"{name}.json", report)
+
+
+def gate_decisions(inputs: BundleInputs) -> tuple[GateDecision, ...]:
+    """Every gate's decision about these artefacts, in the order of the stages."""
+    decisions = [*inputs.audit_report.gates, *loss_gate(inputs.config, inputs.model)]
+    decisions += inputs.benchmark.gates if inputs.benchmark else ()
+    decisions += inputs.safety.gates if inputs.safety else ()
+    decisions += fidelity_gates(inputs.config, inputs.gguf) if inputs.gguf else ()
+    return tuple(decisions)
+
+
+def custody_problems(evidence: Evidence) -> list[str]:
+    """Where a copy under evidence/ is not the file that its artefact's manifest lists."""
+    problems = []
+    for asset, manifest in evidence.manifests.items():
+        listed = {entry.path: entry.digest for entry in manifest.entries}
+        for source, copy in COPIED.get(asset, {}).items():
+            found = evidence.files[copy].digest if copy in evidence.files else None
+            if listed.get(source) != found or found is None:
+                problems.append(
+                    f"evidence/{copy} is {found}, but the manifest of {asset} lists {source} as {listed.get(source)}"
+                )
+    record, subjects = evidence.model_record, evidence.subjects
+    expected = {"raw_dataset": record.dataset_digest, "tokenized_dataset": record.tokenized_digest}
+    problems += [
+        f"the model was trained on {asset} {digest}, but the bundle shows {subjects.get(asset)}"
+        for asset, digest in expected.items()
+        if subjects.get(asset) != digest
+    ]
+    return problems
+
+
+def known_digests(evidence: Evidence) -> dict[str, tuple[Digest, ...]]:
+    """Asset name -> the digests under which an audit log may know it; any one is enough.
+
+    A report is known by its own digest or by that of a directory whose only file it is.
+    """
+    found: dict[str, tuple[Digest, ...]] = {name: (digest,) for name, digest in evidence.subjects.items()}
+    for asset, name in REPORTS.items():
+        if name in evidence.files:
+            entry = evidence.files[name]
+            found[asset] = (entry.digest, Manifest((replace(entry, path=REPORT_FILE),)).digest)
+    return found
+
+
+def _check_about_the_same_model(inputs: BundleInputs) -> None:
+    model, record = inputs.model.digest, inputs.model.record
+    pairs = [
+        ("the dataset audit report", inputs.audit_report.dataset_digest, inputs.raw_dataset.digest),
+        ("the model's training data", record.dataset_digest, inputs.raw_dataset.digest),
+        ("the model's tokenized data", record.tokenized_digest, inputs.tokenized.digest),
+    ]
+    if inputs.benchmark is not None:
+        pairs.append(("the benchmark report", inputs.benchmark.subject, model))
+    if inputs.safety is not None:
+        pairs.append(("the safety report", inputs.safety.subject, model))
+    if inputs.gguf is not None:
+        pairs.append(("the GGUF export", inputs.gguf.report.model_digest, model))
+    wrong = [f"{what} is about {found}, not {expected}" for what, found, expected in pairs if found != expected]
+    if wrong:
+        raise IntegrityError("no bundle is made of artefacts that do not belong together: " + "; ".join(wrong))
+
+
+def _manifest_of(name: str, artifact: DirectoryArtifact) -> Manifest:
+    manifest = Manifest.of_directory(artifact.path)
+    if manifest.digest != artifact.digest:
+        raise IntegrityError(f"{name} at {artifact.path} is {manifest.digest} now; expected {artifact.digest}")
+    return manifest
+
+
+def _run_record(inputs: BundleInputs) -> RunRecord:
+    anchor = inputs.anchor
+    return RunRecord(
+        generated_at=inputs.generated_at,
+        generator=f"forge-pipeline {__version__}",
+        document_version=DOCUMENT_VERSION,
+        regime=CURRENT_REGIME,
+        environment=dict(inputs.environment),
+        materializations=tuple(dict(record) for record in inputs.materializations),
+        anchor=AnchorRecord(anchor.log_id, anchor.size, str(anchor.root)) if anchor else None,
+        parent=inputs.parent,
+        release=dict(inputs.release) if inputs.release else None,
+        synthetic=inputs.synthetic,
+    )
+
+
+def _read_recipe(path: Path) -> ForgeConfig:
+    try:
+        return ForgeConfig(**loads_strict(path.read_bytes()))
+    except (ConfigError, TypeError) as error:
+        raise IntegrityError(f"{path} does not hold a resolved recipe: {error}") from error
+
+
+def _read_manifests(path: Path) -> dict[str, Manifest]:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(dict[str, Manifest]).validate_python(loads_strict(path.read_bytes()))
+    except (ValidationError, ValueError) as error:
+        raise IntegrityError(f"{path} does not hold manifests: {error}") from error

@@ -1,0 +1,282 @@
+"""The event catalogue: name, fields that must be there, who emits it, which article it serves.
+
+A field's kind is checked before anything is written. Events beyond the catalogue are
+welcome from callers' own pipelines under a dotted name (``acme.reviewed``), except
+under ``audit.``, which belongs to the log itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from forge_pipeline.audit_log.entry import RESERVED_NAMES, is_event_name
+from forge_pipeline.integrity import Digest
+
+Kind = Literal["string", "digest", "digest or null", "integer", "number", "boolean", "object", "any"]
+
+GENESIS = "audit.genesis"
+RECOVERED = "audit.recovered"
+KEYS_ADDED = "audit.keys_added"
+RUN_CLOSED = "run.closed"
+OWN_PREFIX = "audit."
+
+
+@dataclass(frozen=True)
+class EventType:
+    """One row of the catalogue.
+
+    Attributes:
+        name: The event's dotted name.
+        required: Field -> kind of its value; further fields are free.
+        emitted_by: The stage or component that appends it.
+        article: Where in Regulation (EU) 2024/1689 (or the GDPR) evidence of this kind is asked for.
+        description: When it is appended and what it says, in one sentence.
+    """
+
+    name: str
+    required: Mapping[str, Kind]
+    emitted_by: str
+    article: str
+    description: str = field(compare=False)
+
+
+_ROWS: tuple[EventType, ...] = (
+    EventType(
+        GENESIS,
+        {"format": "string", "code_version": "string", "keys": "object", "binds": "object"},
+        "audit log",
+        "12(1)",
+        "The log began; names the code version and the fingerprints of its keys.",
+    ),
+    EventType(
+        KEYS_ADDED,
+        {"keys": "object"},
+        "audit log",
+        "12(1)",
+        "From this entry on the log carries the tags or signatures of these keys.",
+    ),
+    EventType(
+        RECOVERED,
+        {"torn_bytes": "integer", "torn_digest": "digest", "torn_file": "string"},
+        "audit log",
+        "12(1)",
+        "Bytes of an append that was never acknowledged were moved aside; their digest is kept.",
+    ),
+    EventType(
+        RUN_CLOSED,
+        {},
+        "whoever ends a run",
+        "12(1)",
+        "Nothing more belongs to this run; a later entry under its run id is a finding.",
+    ),
+    EventType(
+        "recipe.resolved",
+        {"config_digest": "digest", "policy_digest": "digest", "line": "string"},
+        "recipe",
+        "9(8)",
+        "The resolved recipe and its gate policy, before anything was trained.",
+    ),
+    EventType(
+        "artifact.materialized",
+        {
+            "asset_key": "string",
+            "digest": "digest",
+            "files": "any",
+            "inputs": "object",
+            "code_version": "string",
+            "kind": "string",
+        },
+        "every stage",
+        "11(1), Annex IV 2(a), 2(d)",
+        "An artefact was stored: its digest, the digests it was made from, by which code.",
+    ),
+    EventType(
+        "gate.decided",
+        {
+            "asset_key": "string",
+            "gate": "string",
+            "verdict": "string",
+            "outcome": "string",
+            "subject": "digest",
+            "reason": "string",
+        },
+        "every stage with gates",
+        "9(6)-(8), Annex IV 2(g)",
+        "A gate answered about exactly these bytes.",
+    ),
+    EventType(
+        "asset_check.evaluated",
+        {
+            "asset_key": "string",
+            "check": "string",
+            "passed": "boolean",
+            "severity": "string",
+            "subject": "digest or null",
+        },
+        "the orchestrator",
+        "17(1)(d)",
+        "An asset check was evaluated.",
+    ),
+    EventType(
+        "training.started",
+        {"trainer_type": "string", "model": "string", "dataset": "string"},
+        "fine_tuned_model",
+        "12(2)(a)",
+        "Fine-tuning began on this base model and dataset.",
+    ),
+    EventType("training.completed", {}, "fine_tuned_model", "12(2)(a)", "Fine-tuning ended and its model was stored."),
+    EventType(
+        "training.oom_recovery",
+        {"old_batch_size": "integer", "new_batch_size": "integer", "new_grad_accum": "integer"},
+        "fine_tuned_model",
+        "12(2)(a), 15",
+        "Memory ran out; the batch was made smaller and the step repeated.",
+    ),
+    EventType(
+        "evaluation.loss_gate_completed",
+        {"passed": "boolean"},
+        "fine_tuned_model",
+        "15(1)",
+        "The loss gate was decided in a run outside the orchestrator.",
+    ),
+    EventType(
+        "benchmark.evaluation_completed", {"passed": "boolean"}, "benchmark_report", "15(1), Annex IV 2(g)", "The benchmark ran."
+    ),
+    EventType(
+        "safety.evaluation_completed",
+        {"passed": "boolean"},
+        "safety_report",
+        "9(8), Annex IV 2(g)",
+        "The safety evaluation ran.",
+    ),
+    EventType(
+        "safety.classifier_load_failed",
+        {"classifier": "string", "reason": "string"},
+        "safety_report",
+        "15(4)",
+        "A safety classifier could not be loaded, so nothing was scored.",
+    ),
+    EventType("judge.evaluation_completed", {"passed": "boolean"}, "judge", "15(1)", "The judge ran."),
+    EventType(
+        "model.reverted",
+        {"reason": "string"},
+        "trainer",
+        "15(1)",
+        "A gate failed; the model stays where it is, unreleased.",
+    ),
+    EventType("model.released", {"subject": "digest"}, "released_model", "17(1)(d), 18(1)", "These bytes were released."),
+    EventType(
+        "release.refused",
+        {"subject": "digest", "reason": "string"},
+        "released_model",
+        "17(1)(d)",
+        "A release was asked for and refused.",
+    ),
+    EventType(
+        "human_approval.required",
+        {"subject": "digest"},
+        "released_model",
+        "9(6)-(8), 17(1)(m)",
+        "People must decide about exactly these bytes.",
+    ),
+    EventType("human_approval.granted", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person approved."),
+    EventType("human_approval.rejected", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person rejected."),
+    EventType("pipeline.started", {}, "trainer", "12(1)", "A run of the pipeline began."),
+    EventType("pipeline.completed", {"success": "boolean"}, "trainer", "12(1)", "A run of the pipeline ended."),
+    EventType("pipeline.failed", {"error": "string"}, "trainer", "12(1)", "A run of the pipeline ended in an error."),
+    EventType(
+        "compliance.bundle_written", {"digest": "digest"}, "annex_iv_bundle", "11(1), Annex IV", "A bundle was written."
+    ),
+    EventType(
+        "integrity.verified",
+        {"subject": "digest", "valid": "boolean"},
+        "verifiers",
+        "15(5)",
+        "Stored bytes were compared with the digest recorded for them.",
+    ),
+    EventType(
+        "data.erasure_requested", {"target_kind": "string"}, "erasure", "GDPR 17", "Erasure of a person's data was asked for."
+    ),
+    EventType("data.erasure_completed", {"target_kind": "string"}, "erasure", "GDPR 17", "The erasure was carried out."),
+    EventType("data.erasure_failed", {"error": "string"}, "erasure", "GDPR 17", "The erasure could not be carried out."),
+    EventType(
+        "data.erasure_warning_memorisation",
+        {},
+        "erasure",
+        "GDPR 17",
+        "Models were trained on the erased data and may have memorised it.",
+    ),
+    EventType(
+        "data.access_request_query",
+        {"match_count": "integer"},
+        "find-subject",
+        "GDPR 15",
+        "A person's data was searched for; only digests and counts are logged.",
+    ),
+)
+
+CATALOGUE: Mapping[str, EventType] = {row.name: row for row in _ROWS}
+
+
+def check_event(event: str, fields: Mapping[str, Any]) -> None:
+    """Refuse an event that may not be appended by a caller.
+
+    Raises:
+        ValueError: The name is not dotted or belongs to the log, a field takes an envelope
+            member's name, or a field that the catalogue requires is missing or of another kind.
+    """
+    if not isinstance(event, str) or not is_event_name(event):
+        raise ValueError(f"{event!r} is not an event name; expected dotted words such as 'training.started'")
+    if event.startswith(OWN_PREFIX):
+        raise ValueError(f"event {event!r}: names under {OWN_PREFIX!r} are appended by the log itself")
+    taken = sorted(RESERVED_NAMES & fields.keys())
+    if taken:
+        raise ValueError(f"event {event!r}: {', '.join(taken)} belong to the entry's envelope; rename the field")
+    known = CATALOGUE.get(event)
+    problems = [
+        f"field {name!r} is missing" if name not in fields else f"field {name!r} is not {_article(kind)}: {fields[name]!r}"
+        for name, kind in (known.required if known else {}).items()
+        if name not in fields or not _is_kind(fields[name], kind)
+    ]
+    if problems:
+        raise ValueError(f"event {event!r}: {'; '.join(problems)}")
+
+
+def _is_kind(value: object, kind: Kind) -> bool:
+    match kind:
+        case "any":
+            return True
+        case "string":
+            return isinstance(value, str)
+        case "integer":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "boolean":
+            return isinstance(value, bool)
+        case "object":
+            return isinstance(value, Mapping)
+        case "digest or null":
+            return value is None or _is_digest(value)
+        case "digest":
+            return _is_digest(value)
+
+
+def _is_digest(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(Digest(value))
+    except ValueError:
+        return False
+
+
+def _article(kind: Kind) -> str:
+    return ("an " if kind[0] in "aio" else "a ") + kind
+
+
+def catalogue_markdown() -> str:
+    """The catalogue as a Markdown table, for the documentation."""
+    lines = ["| event | required fields | emitted by | article | what it says |", "|---|---|---|---|---|"]
+    for row in _ROWS:
+        fields = ", ".join(f"`{name}` ({kind})" for name, kind in row.required.items()) or "none"
+        lines.append(f"| `{row.name}` | {fields} | {row.emitted_by} | {row.article} | {row.description} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,274 @@
+"""Is this GGUF file whole, and does it hold what its architecture and tokenizer need?
+
+`verify_gguf` answers in five steps, and stops at the first that fails:
+
+    (1) header     well-formed, by the rules of `gguf_reader`
+    (2) metadata   the keys that the architecture needs are there, of the right kind, finite
+    (3) tensors    the catalogue is the architecture's, for every block, with matching shapes
+    (4) tokenizer  lists of equal length, one embedding row a token, merges and special ids resolve
+    (5) values     no NaN or infinity in float tensors, nor in the scales of quantized blocks
+
+A file that passes loads and is what it says it is; that it still answers like the model it was made
+from is `fidelity`'s question. The digest in `checks` says which bytes were judged; a digest that lies
+beside the file proves nothing. The chat template is neither rendered nor parsed here: templates are
+programs, so run them in a sandbox only (CVE-2024-34359).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forge_pipeline._optional import require
+from forge_pipeline.export.architectures import CATALOGUES, Catalogue
+from forge_pipeline.export.gguf_reader import GgufFormatError, GgufHeader, Tensor, Value, read_gguf
+from forge_pipeline.integrity import Digest
+
+_CHUNK = 1 << 24  # bytes of tensor data scanned at once
+
+
+@dataclass(frozen=True)
+class VerifyGgufResult:
+    """The answer of `verify_gguf`.
+
+    Attributes:
+        valid: Whether every step passed.
+        reason: Which step failed and how, in a sentence; None for a valid file.
+        checks: JSON-safe findings: ``header``, ``metadata``, ``tensors``, ``tokenizer`` and ``values``
+            are "passed", "failed", "not run" or, where there is nothing to hold the file against,
+            "not checked: <why>"; beside them digest, size, architecture, file_type,
+            tensor_types (type to count), bits_per_weight, parameters, block_count, vocabulary.
+    """
+
+    valid: bool
+    reason: str | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Refused(Exception):
+    """A step found a fault; the message is the reason."""
+
+
+def verify_gguf(path: str | Path) -> VerifyGgufResult:
+    """Check a GGUF file. A bad file is an answer, not an exception.
+
+    Raises:
+        OSError: The file cannot be read.
+        OptionalDependencyError: numpy, which scans the values, is not installed.
+    """
+    require("numpy", extra="export", purpose="GGUF checks")
+    path = Path(path)
+    checks: dict[str, Any] = dict.fromkeys(("header", "metadata", "tensors", "tokenizer", "values"), "not run")
+    checks |= {"digest": str(Digest.of_file(path)), "size": path.stat().st_size}
+    step = "header"
+    try:
+        header = read_gguf(path)
+        checks |= {step: "passed"} | _description(header)
+        for step, check in (
+            ("metadata", _check_metadata),
+            ("tensors", _check_tensors),
+            ("tokenizer", _check_tokenizer),
+        ):
+            checks[step] = check(header) or "passed"
+        step = "values"
+        _check_values(path, header)
+        checks[step] = "passed"
+    except (GgufFormatError, _Refused) as fault:
+        checks[step] = "failed"
+        return VerifyGgufResult(False, f"{step}: {fault}", checks)
+    return VerifyGgufResult(True, None, checks)
+
+
+def tensor_types(header: GgufHeader) -> dict[str, int]:
+    """How many tensors there are of each type, by name: what a file really is, whatever its label says."""
+    return dict(sorted(Counter(tensor.type.name for tensor in header.tensors).items()))
+
+
+def bits_per_weight(header: GgufHeader) -> float:
+    """Bits of tensor data per element; 0.0 without tensors."""
+    elements = sum(tensor.elements for tensor in header.tensors)
+    return 8 * sum(tensor.size for tensor in header.tensors) / elements if elements else 0.0
+
+
+def _description(header: GgufHeader) -> dict[str, Any]:
+    metadata = header.metadata
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    architecture = metadata.get("general.architecture")
+    return {
+        "version": header.version,
+        "architecture": architecture if isinstance(architecture, str) else None,
+        "file_type": _integer_or_none(metadata.get("general.file_type")),
+        "tensor_count": len(header.tensors),
+        "tensor_types": tensor_types(header),
+        "bits_per_weight": round(bits_per_weight(header), 4),
+        "parameters": sum(tensor.elements for tensor in header.tensors),
+        "block_count": _integer_or_none(metadata.get(f"{architecture}.block_count")),
+        "vocabulary": len(tokens) if isinstance(tokens, list) else None,
+        "chat_template": isinstance(metadata.get("tokenizer.chat_template"), str),
+        "provenance": {
+            key: value for key, value in metadata.items() if key.startswith("forge.") and isinstance(value, str)
+        },
+    }
+
+
+# (2) metadata
+
+
+def _check_metadata(header: GgufHeader) -> str | None:
+    for key, value in header.metadata.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _Refused(f"{key} is {value}")
+    architecture = header.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise _Refused("general.architecture is missing or not a string")
+    _positive(header, f"{architecture}.block_count")
+    catalogue = _catalogue(header)
+    if catalogue is None:
+        return f"not checked: the keys of architecture {architecture!r} are not known to this version"
+    for name in catalogue.positive_integers:
+        _positive(header, f"{architecture}.{name}")
+    for name in catalogue.floats:
+        value = header.metadata.get(f"{architecture}.{name}")
+        if not isinstance(value, float) or value <= 0:
+            raise _Refused(f"{architecture}.{name} is {value!r}; expected a positive float")
+    return None
+
+
+def _catalogue(header: GgufHeader) -> Catalogue | None:
+    """What the file's architecture needs; None where that is not known, as for mixtures of experts."""
+    architecture = header.metadata["general.architecture"]
+    if f"{architecture}.expert_count" in header.metadata:
+        return None
+    return CATALOGUES.get(str(architecture))
+
+
+def _positive(header: GgufHeader, key: str) -> int:
+    value = header.metadata.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        shown = "missing" if value is None else f"{value!r}"[:80]
+        raise _Refused(f"{key} is {shown}; expected a positive integer")
+    return value
+
+
+# (3) tensors
+
+
+def _check_tensors(header: GgufHeader) -> str | None:
+    architecture = str(header.metadata["general.architecture"])
+    blocks = _positive(header, f"{architecture}.block_count")
+    found = {tensor.name: tensor for tensor in header.tensors}
+    numbers = {int(part) for name in found if name.startswith("blk.") and (part := name.split(".")[1]).isdecimal()}
+    if numbers and (len(numbers) != blocks or max(numbers) != blocks - 1):
+        raise _Refused(f"{architecture}.block_count is {blocks}, but tensors belong to {_ranges(numbers)}")
+    catalogue = _catalogue(header)
+    if catalogue is None:
+        return f"not checked: the tensors of architecture {architecture!r} are not known to this version"
+    for name in catalogue.required_names(blocks):
+        if name not in found:
+            raise _Refused(f"tensor {name} is missing")
+    strangers = sorted(set(found) - set(catalogue.all_names(blocks)))
+    if strangers:
+        raise _Refused(f"tensor {strangers[0]} does not belong to architecture {architecture}")
+    _check_shapes(header, catalogue, found)
+    return None
+
+
+def _check_shapes(header: GgufHeader, catalogue: Catalogue, found: Mapping[str, Tensor]) -> None:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    rows = len(tokens) if isinstance(tokens, list) else found["token_embd.weight"].dims[-1]
+    sizes = catalogue.sizes(header.metadata) | {"vocabulary": rows}
+    for name, tensor in found.items():
+        expected = catalogue.dims(name, sizes)
+        if expected is not None and tensor.dims != expected:
+            raise _Refused(f"tensor {name} has dimensions {tensor.dims}; the metadata say {expected}")
+
+
+def _ranges(numbers: set[int]) -> str:
+    return f"{len(numbers)} blocks, {min(numbers)} to {max(numbers)}"
+
+
+# (4) tokenizer
+
+
+def _check_tokenizer(header: GgufHeader) -> str | None:
+    metadata = header.metadata
+    model = metadata.get("tokenizer.ggml.model")
+    if not isinstance(model, str):
+        raise _Refused("tokenizer.ggml.model is missing")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
+        raise _Refused("tokenizer.ggml.tokens is missing, empty or not a list of strings")
+    for key in ("token_type", "scores"):
+        values = metadata.get(f"tokenizer.ggml.{key}")
+        if values is not None and (not isinstance(values, Sequence) or len(values) != len(tokens)):
+            raise _Refused(f"tokenizer.ggml.{key} does not have one entry for each of the {len(tokens)} tokens")
+    types = metadata.get("tokenizer.ggml.token_type")
+    if types is not None and not all(isinstance(kind, int) and 1 <= kind <= 6 for kind in _items(types)):
+        raise _Refused("tokenizer.ggml.token_type holds a value outside 1 to 6")
+    _check_merges(model, [str(token) for token in tokens], metadata.get("tokenizer.ggml.merges"))
+    for key, value in metadata.items():
+        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
+            in_range = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(tokens)
+            if not in_range:
+                raise _Refused(f"{key} is {value!r}; expected 0 to {len(tokens) - 1}")
+    return None
+
+
+def _check_merges(model: str, tokens: Sequence[str], merges: Value | None) -> None:
+    if model != "gpt2":
+        return
+    if not isinstance(merges, list) or not all(isinstance(merge, str) for merge in merges):
+        raise _Refused("tokenizer.ggml.merges, which a gpt2 (byte-level BPE) tokenizer needs, is missing")
+    known = set(tokens)
+    for index, merge in enumerate(merges):
+        # A space separates the halves; byte-level BPE writes blanks inside tokens as U+0120.
+        left, space, right = str(merge).partition(" ")
+        if not (left and space and right) or left not in known or right not in known or left + right not in known:
+            raise _Refused(f"tokenizer.ggml.merges[{index}] {merge!r} does not join two tokens into a third")
+
+
+def _items(value: Value) -> Iterator[Any]:
+    return iter(value) if isinstance(value, Sequence) and not isinstance(value, str) else iter([None])
+
+
+# (5) values
+
+
+def _check_values(path: Path, header: GgufHeader) -> None:
+    with path.open("rb") as file:
+        for tensor in header.tensors:
+            bad = _non_finite(file, tensor)
+            if bad:
+                what = "blocks with a NaN or infinite scale" if tensor.type.scales else "NaN or infinite values"
+                raise _Refused(f"tensor {tensor.name} ({tensor.type.name}) holds {bad} {what}")
+
+
+def _non_finite(file: Any, tensor: Tensor) -> int:
+    """Values (float types) or blocks (quantized types) that are not finite; 0 for types without either."""
+    import numpy as np
+
+    kind = tensor.type
+    floats = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
+    file.seek(tensor.offset)
+    left, bad = tensor.size, 0
+    step = _CHUNK // kind.size * kind.size
+    while left > 0 and (kind.scales or kind.name in floats or kind.name == "BF16"):
+        data = file.read(min(left, step))
+        left -= len(data)
+        if kind.name in floats:
+            bad += int(np.count_nonzero(~np.isfinite(np.frombuffer(data, floats[kind.name]))))
+        elif kind.name == "BF16":
+            # An exponent of all ones is infinity or NaN, as in f32, whose upper half this is.
+            bad += int(np.count_nonzero((np.frombuffer(data, "<u2") & 0x7F80) == 0x7F80))
+        else:
+            blocks = np.frombuffer(data, np.uint8).reshape(-1, kind.size)
+            scales = np.concatenate([blocks[:, at : at + 2] for at in kind.scales], axis=1)
+            finite = np.isfinite(np.ascontiguousarray(scales).view("<f2"))
+            bad += int(np.count_nonzero(~finite.all(axis=1)))
+    return bad
+
+
+def _integer_or_none(value: Value | None) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

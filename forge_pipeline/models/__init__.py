@@ -1,0 +1,25 @@
+"""Base models, adapters and their tokenizers: found, loaded, merged, stored."""
+
+from forge_pipeline.models.adapters import lora_config
+from forge_pipeline.models.base import BaseModel, BaseModelRecord, resolve_base_model
+from forge_pipeline.models.directory import ModelDirectory, ModelRecord
+from forge_pipeline.models.home import forge_home
+from forge_pipeline.models.hub import setup_authentication
+from forge_pipeline.models.loading import get_model_and_tokenizer, load_base, load_tokenizer, load_tuned
+from forge_pipeline.models.merging import merge
+
+__all__ = [
+    "BaseModel",
+    "BaseModelRecord",
+    "ModelDirectory",
+    "ModelRecord",
+    "forge_home",
+    "get_model_and_tokenizer",
+    "load_base",
+    "load_tokenizer",
+    "load_tuned",
+    "lora_config",
+    "merge",
+    "resolve_base_model",
+    "setup_authentication",
+]

@@ -1,0 +1,95 @@
+"""Which device computes, and in which precision. The one place that decides it.
+
+CPU rule, measured on SmolLM2-135M with LoRA: bfloat16 weights without autocast train
+1.7 times as fast as TRL's default (bfloat16 autocast and checkpointing), on CPUs that
+have bfloat16 instructions; elsewhere float32. Training *every* weight keeps float32
+weights, because an AdamW update is smaller than bfloat16 can add, and takes bfloat16
+autocast where the device has it.
+"""
+
+import importlib.util
+import logging
+from typing import Literal
+
+from forge_pipeline.config import ForgeConfig
+from forge_pipeline.errors import ModelError
+
+_log = logging.getLogger(__name__)
+
+Device = Literal["cuda", "mps", "cpu"]
+_SPELLINGS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def pick_device() -> Device:
+    """The accelerator that torch sees, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_name(device: Device) -> str:
+    """The device as its maker calls it."""
+    import platform
+
+    import torch
+
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def computes_bfloat16(device: Device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware, so that it is faster than float32 there."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "mps":
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_dtype(config: ForgeConfig, device: Device, dtype: str = "auto", *, training: bool = False) -> str:
+    """The name of the torch dtype that the base model's weights are loaded in.
+
+    Args:
+        config: Its `model.dtype` decides where `dtype` is ``auto``.
+        device: Where the weights will be used.
+        dtype: A torch dtype's name or short form, or ``auto``.
+        training: Whether the weights are loaded to train on.
+
+    Raises:
+        ModelError: `dtype` is none of those, or training every weight in half precision was asked for.
+    """
+    asked = dtype if dtype != "auto" else config.model.dtype
+    asked = _SPELLINGS.get(asked, asked)
+    every_weight = training and config.lora.effective_method == "none"
+    if every_weight and asked in ("bfloat16", "float16"):
+        raise ModelError(
+            f"model.dtype: {asked} weights cannot be trained directly, because updates vanish in rounding; "
+            "use auto or float32 with lora.method: none"
+        )
+    if asked in ("float32", "bfloat16", "float16"):
+        return asked
+    if asked != "auto":
+        raise ModelError(f"dtype: found {asked!r}; expected auto, float32, bfloat16 or float16")
+    return "bfloat16" if not every_weight and computes_bfloat16(device) else "float32"
+
+
+def can_load_in_4bit(config: ForgeConfig, device: Device) -> bool:
+    """Whether `model.load_in_4bit` will really happen; where it is asked for and cannot, a warning says so."""
+    if not config.model.load_in_4bit:
+        return False
+    if device != "cuda":
+        _log.warning("model.load_in_4bit is ignored: it needs a CUDA device, and this run uses %s", device)
+        return False
+    if importlib.util.find_spec("bitsandbytes") is None:
+        _log.warning("model.load_in_4bit is ignored: bitsandbytes is not installed (pip install bitsandbytes)")
+        return False
+    return True

@@ -1,0 +1,195 @@
+"""Base and tuned models in memory, each with its tokenizer.
+
+Everything that is loaded comes through here, so that training, evaluation, export and
+the playground see the same weights in the same precision, the same padding token and
+the same chat template.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forge_pipeline._optional import require
+from forge_pipeline.config import ForgeConfig
+from forge_pipeline.errors import ModelError
+from forge_pipeline.models.adapters import lora_config
+from forge_pipeline.models.base import BaseModel, resolve_base_model
+from forge_pipeline.models.devices import Device, choose_dtype, pick_device
+from forge_pipeline.models.directory import ModelDirectory
+from forge_pipeline.models.hub import hub_token, is_offline
+from forge_pipeline.models.quantization import quantization_config
+from forge_pipeline.models.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(config: ForgeConfig) -> "PreTrainedTokenizerBase":
+    """The base model's tokenizer with a padding token, and the recipe's chat template where it has one.
+
+    Raises:
+        ModelError: There is no such model, no tokenizer in it, or no token to pad with.
+    """
+    return _tokenizer_at(config, resolve_base_model(config))
+
+
+def load_base(config: ForgeConfig, *, dtype: str = "auto") -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """The recipe's base model in evaluation mode on the best device, unquantized.
+
+    Args:
+        dtype: A torch dtype's name, or ``auto`` for `model.dtype` and the device's own rule.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be loaded as asked.
+    """
+    base = resolve_base_model(config)
+    device = pick_device()
+    model = load_weights(config, base, device=device, dtype=choose_dtype(config, device, dtype))
+    return model.to(device).eval(), _tokenizer_at(config, base)
+
+
+def load_tuned(
+    config: ForgeConfig, model: ModelDirectory, *, dtype: str = "auto"
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """A fine-tuned model in evaluation mode: the adapter applied on its base, or all its weights.
+
+    Args:
+        config: The recipe that the model was trained with.
+        dtype: As in `load_base`; it holds for the base weights, an adapter stays in float32.
+
+    Raises:
+        ModelError: The adapter was trained on another base model than the recipe names now.
+    """
+    record = model.record
+    device = pick_device()
+    name = choose_dtype(config, device, dtype)
+    if record.kind == "full":
+        tuned = _from_pretrained(config, str(model.path), None, dtype=name)
+        return tuned.to(device).eval(), load_saved_tokenizer(model)
+    base = resolve_base_model(config)
+    check_same_base(model, base)
+    weights = load_weights(config, base, device=device, dtype=name)
+    peft = require("peft", extra="train", purpose="Adapters")
+    with quiet_libraries():
+        tuned = peft.PeftModel.from_pretrained(weights, str(model.path))
+    return tuned.to(device).eval(), load_saved_tokenizer(model)
+
+
+def get_model_and_tokenizer(config: ForgeConfig) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """The recipe's base model ready to train: quantized and wrapped in a fresh adapter as the recipe says.
+
+    The adapter's random start follows `training.seed`.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be loaded as asked.
+    """
+    base = resolve_base_model(config)
+    model = load_for_training(config, base)
+    adapter = lora_config(config)
+    if adapter is not None:
+        from peft import get_peft_model, prepare_model_for_kbit_training
+        from transformers import set_seed
+
+        set_seed(config.training.seed)
+        if getattr(model, "is_loaded_in_4bit", False):
+            model = prepare_model_for_kbit_training(model)
+        model = get_peft_model(model, adapter)
+    return model, _tokenizer_at(config, base)
+
+
+def load_for_training(config: ForgeConfig, base: BaseModel) -> "PreTrainedModel":
+    """The base weights to train on, in 4 bits where that is asked for and possible, without an adapter."""
+    device = pick_device()
+    return load_weights(
+        config,
+        base,
+        device=device,
+        dtype=choose_dtype(config, device, training=True),
+        quantization=quantization_config(config, device),
+    )
+
+
+def load_weights(
+    config: ForgeConfig, base: BaseModel, *, device: Device, dtype: str, quantization: Any = None
+) -> "PreTrainedModel":
+    """`base` as transformers loads it. Quantized weights lie on the device already, others on the CPU."""
+    placement = {"quantization_config": quantization, "device_map": {"": device}} if quantization is not None else {}
+    return _from_pretrained(config, base.path, base.revision, dtype=dtype, **placement)
+
+
+def load_saved_tokenizer(model: ModelDirectory) -> "PreTrainedTokenizerBase":
+    """The tokenizer that lies in a model directory, with the chat template it was trained with."""
+    transformers = require("transformers", extra="train", purpose="Tokenizers")
+    tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
+        str(model.path), local_files_only=True
+    )
+    return tokenizer
+
+
+def check_same_base(model: ModelDirectory, base: BaseModel) -> None:
+    """Refuse to put an adapter on another base model than it was trained on.
+
+    Raises:
+        ModelError: Digest (local) or commit (Hub) are known for both and differ, or the sources differ in kind.
+    """
+    trained_on = model.record.base_model
+    pairs = ((trained_on.digest, base.digest), (trained_on.revision_resolved, base.revision_resolved))
+    if any(then and now and then != now for then, now in pairs) or bool(trained_on.digest) != bool(base.digest):
+        raise ModelError(
+            f"{model.path} holds an adapter for {trained_on.name_or_path} "
+            f"({trained_on.digest or trained_on.revision_resolved}), but the recipe's base model is now "
+            f"{base.name_or_path} ({base.digest or base.revision_resolved}); train again, or restore the base model"
+        )
+
+
+def _tokenizer_at(config: ForgeConfig, base: BaseModel) -> "PreTrainedTokenizerBase":
+    transformers = require("transformers", extra="train", purpose="Tokenizers")
+    try:
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
+            base.path,
+            revision=base.revision,
+            token=hub_token(config),
+            trust_remote_code=config.model.trust_remote_code,
+            local_files_only=is_offline(config),
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base.name_or_path}: its tokenizer cannot be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"{base.name_or_path}: its tokenizer has neither a padding nor an end-of-sequence token; "
+                "set pad_token in its tokenizer_config.json"
+            )
+        # Labels are masked before rows are padded, so the real end of a turn is still learned.
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.model.chat_template is not None:
+        tokenizer.chat_template = _chat_template(config.model.chat_template)
+    return tokenizer
+
+
+def _chat_template(value: str) -> str:
+    """The recipe's template: Jinja text, or what the named file holds."""
+    if not value.endswith((".jinja", ".j2")):
+        return value
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model.chat_template: {value} cannot be read as UTF-8 text: {error}") from error
+
+
+def _from_pretrained(config: ForgeConfig, path: str, revision: str | None, **options: Any) -> "PreTrainedModel":
+    transformers = require("transformers", extra="train", purpose="Models")
+    attention = config.model.attn_implementation
+    with quiet_libraries():
+        try:
+            model: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                token=hub_token(config),
+                trust_remote_code=config.model.trust_remote_code,
+                local_files_only=is_offline(config),
+                attn_implementation=None if attention == "auto" else attention,
+                **options,
+            )
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise ModelError(f"model.name_or_path: {path} cannot be loaded: {error}") from error
+    return model

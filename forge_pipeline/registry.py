@@ -1,0 +1,611 @@
+"""The registry: which models and datasets there are, which model an alias means, who approved what.
+
+One SQL database (SQLite file by default, any SQLAlchemy URL). Rules:
+
+- A model's `uid` is the digest of its directory, so a row can never come to mean other bytes.
+- Aliases (``production``) are append-only history: setting or rolling back adds a row,
+  the newest row of a (line, alias) is what the alias means.
+- Approval requests and decisions are kept beside the audit log, which is their authority:
+  `release.promote` counts a decision only if the log holds it too.
+- Rows handed out are frozen dataclasses. Times are timezone-aware UTC, given by the caller
+  or taken from the clock at the edge.
+
+The files that rows point to are never touched here: deleting a row deletes no bytes.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    ForeignKey,
+    Integer,
+    MetaData,
+    Row,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.types import TypeDecorator
+
+from forge_pipeline.errors import ConfigError, StoreError
+from forge_pipeline.integrity import Digest
+
+ModelStage = Literal["candidate", "released", "quarantined", "retired"]
+ApprovalDecision = Literal["granted", "rejected"]
+RequestState = Literal["open", "granted", "rejected"]
+
+
+class _UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python; SQLite keeps no time zone, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; the registry keeps UTC")
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class _DigestText(TypeDecorator[Digest]):
+    """`Digest` in Python, its text in the database."""
+
+    impl = String(71)
+    cache_ok = True
+
+    def process_bind_param(self, value: Digest | None, dialect: Dialect) -> str | None:
+        return str(Digest(value)) if value is not None else None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Digest | None:
+        return Digest(value) if value is not None else None
+
+
+_metadata = MetaData()
+
+_models = Table(
+    "models",
+    _metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("uid", _DigestText, nullable=False, unique=True),
+    Column("name", String(255), nullable=False),
+    Column("line", String(64), nullable=False, index=True),
+    Column("base_model", Text, nullable=False),
+    Column("task", String(64), nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("strategy", String(64), nullable=False),
+    Column("created_at", _UtcDateTime, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("training_params", JSON, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("run_id", String(64)),
+    Column("job_id", String(64), index=True),
+    sqlite_autoincrement=True,  # an id is never given twice, also after a deletion
+)
+
+_datasets = Table(
+    "datasets",
+    _metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("digest", _DigestText, nullable=False),
+    Column("filename", String(255), nullable=False, unique=True),
+    Column("path", Text, nullable=False),
+    Column("num_examples", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("uploaded_at", _UtcDateTime, nullable=False),
+    Column("validation", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+_aliases = Table(
+    "alias_history",
+    _metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("line", String(64), nullable=False, index=True),
+    Column("alias", String(64), nullable=False),
+    Column("model_uid", _DigestText, ForeignKey("models.uid"), nullable=False),
+    Column("set_at", _UtcDateTime, nullable=False),
+    Column("set_by", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+_requests = Table(
+    "approval_requests",
+    _metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("line", String(64), nullable=False),
+    Column("subject", _DigestText, nullable=False, index=True),
+    Column("bundle", _DigestText, nullable=False),
+    Column("policy_digest", _DigestText, nullable=False),
+    Column("needed", Integer, nullable=False),
+    Column("requested_by", String(255), nullable=False),
+    Column("created_at", _UtcDateTime, nullable=False),
+    Column("expires_at", _UtcDateTime, nullable=False),
+    Column("log_directory", Text, nullable=False),
+)
+
+_approvals = Table(
+    "approvals",
+    _metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("request_id", String(64), ForeignKey("approval_requests.request_id"), nullable=False),
+    Column("subject", _DigestText, nullable=False, index=True),
+    Column("decision", String(16), nullable=False),
+    Column("approver", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("decided_at", _UtcDateTime, nullable=False),
+    Column("record", JSON, nullable=False),
+    UniqueConstraint("request_id", "approver"),
+    sqlite_autoincrement=True,
+)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One fine-tuned model.
+
+    Attributes:
+        id: Small integer of the REST API; never given twice.
+        uid: Digest of the model directory.
+        strategy: The trainer type, in the REST seed's word.
+        stage: ``quarantined`` when a gate failed, ``retired`` when another took its place for good.
+    """
+
+    id: int
+    uid: Digest
+    name: str
+    line: str
+    base_model: str
+    task: str
+    provider: str
+    strategy: str
+    created_at: datetime
+    size_bytes: int
+    path: str
+    training_params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    stage: ModelStage
+    run_id: str | None
+    job_id: str | None
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One uploaded dataset file; `validation` is what reading it found."""
+
+    id: int
+    digest: Digest
+    filename: str
+    path: str
+    num_examples: int
+    size_bytes: int
+    uploaded_at: datetime
+    validation: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AliasRow:
+    """One moment at which an alias came to mean a model."""
+
+    id: int
+    line: str
+    alias: str
+    model_uid: Digest
+    set_at: datetime
+    set_by: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ApprovalRequestRow:
+    """A release that waits for people.
+
+    Attributes:
+        subject: Digest of the model directory that is asked about.
+        bundle: Digest of the bundle that was shown.
+        policy_digest: Digest of the recipe whose gates were met.
+        needed: Distinct approvers.
+        log_directory: Directory of the audit log that decisions belong into.
+    """
+
+    request_id: str
+    line: str
+    subject: Digest
+    bundle: Digest
+    policy_digest: Digest
+    needed: int
+    requested_by: str
+    created_at: datetime
+    expires_at: datetime
+    log_directory: str
+
+
+@dataclass(frozen=True)
+class ApprovalRow:
+    """One person's decision; `record` is what was logged (and signed, where there is a key)."""
+
+    id: int
+    request_id: str
+    subject: Digest
+    decision: ApprovalDecision
+    approver: str
+    reason: str
+    decided_at: datetime
+    record: Mapping[str, Any]
+
+
+class Registry:
+    """The registry behind one database URL. Safe to share between threads.
+
+    Args:
+        url: A SQLAlchemy URL: ``sqlite:///path/to/registry.sqlite``, ``postgresql+psycopg://...``.
+            The tables are made when they are missing.
+
+    Raises:
+        ConfigError: The URL is not one, or its driver is not installed.
+        StoreError: The database cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = _engine(url)
+        with _store_errors(url):
+            _metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Give back every pooled connection."""
+        self._engine.dispose()
+
+    # Models
+
+    def register_model(
+        self,
+        *,
+        uid: Digest,
+        name: str,
+        line: str,
+        base_model: str,
+        task: str = "text-generation",
+        provider: str = "huggingface",
+        strategy: str = "sft",
+        path: str,
+        size_bytes: int | None = None,
+        training_params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        stage: ModelStage = "candidate",
+        run_id: str | None = None,
+        job_id: str | None = None,
+        created_at: datetime | None = None,
+    ) -> ModelRow:
+        """Add a model, or return the row that its digest already has (nothing in it is changed).
+
+        `size_bytes` is what the files under `path` have together, unless it is given.
+        """
+        _check_choice("stage", stage, get_args(ModelStage))
+        values = {
+            "uid": uid,
+            "name": name,
+            "line": line,
+            "base_model": base_model,
+            "task": task,
+            "provider": provider,
+            "strategy": strategy,
+            "created_at": created_at or datetime.now(UTC),
+            "size_bytes": _size_of(Path(path)) if size_bytes is None else size_bytes,
+            "path": path,
+            "training_params": dict(training_params or {}),
+            "metrics": dict(metrics or {}),
+            "stage": stage,
+            "run_id": run_id,
+            "job_id": job_id,
+        }
+        try:
+            with self._transaction() as connection:
+                connection.execute(insert(_models).values(values))
+        except IntegrityError:  # the same bytes were registered before, perhaps by another process just now
+            pass
+        row = self.find_model(uid)
+        assert row is not None
+        return row
+
+    def list_models(
+        self,
+        *,
+        line: str | None = None,
+        stage: ModelStage | None = None,
+        job_id: str | None = None,
+        limit: int | None = None,
+        after: int = 0,
+    ) -> tuple[ModelRow, ...]:
+        """Models in order of registration, those with an id above `after`, at most `limit`."""
+        query = select(_models).where(_models.c.id > after).order_by(_models.c.id)
+        for column, value in ((_models.c.line, line), (_models.c.stage, stage), (_models.c.job_id, job_id)):
+            if value is not None:
+                query = query.where(column == value)
+        with self._transaction() as connection:
+            return tuple(_model(row) for row in connection.execute(query.limit(limit)))
+
+    def get_model(self, model_id: int) -> ModelRow | None:
+        """The model with that id, or None."""
+        with self._transaction() as connection:
+            row = connection.execute(select(_models).where(_models.c.id == model_id)).one_or_none()
+        return _model(row) if row else None
+
+    def find_model(self, uid: Digest) -> ModelRow | None:
+        """The model with that digest, or None."""
+        with self._transaction() as connection:
+            row = connection.execute(select(_models).where(_models.c.uid == uid)).one_or_none()
+        return _model(row) if row else None
+
+    def set_stage(self, uid: Digest, stage: ModelStage) -> None:
+        """Move a model to `stage`.
+
+        Raises:
+            StoreError: No model has that digest.
+        """
+        _check_choice("stage", stage, get_args(ModelStage))
+        with self._transaction() as connection:
+            changed = connection.execute(update(_models).where(_models.c.uid == uid).values(stage=stage)).rowcount
+        if not changed:
+            raise StoreError(f"the registry knows no model {uid}; register it first")
+
+    def delete_model(self, model_id: int) -> bool:
+        """Forget a model; its files stay. False if there was none.
+
+        Raises:
+            StoreError: An alias means or meant it; its history would lose its subject.
+        """
+        with self._transaction() as connection:
+            row = connection.execute(select(_models.c.uid).where(_models.c.id == model_id)).one_or_none()
+            if row is None:
+                return False
+            used = connection.execute(select(_aliases.c.alias).where(_aliases.c.model_uid == row.uid)).first()
+            if used:
+                raise StoreError(
+                    f"model {model_id} is in the history of alias {used.alias!r} and is kept; retire it instead"
+                )
+            connection.execute(delete(_models).where(_models.c.id == model_id))
+        return True
+
+    # Datasets
+
+    def register_dataset(
+        self,
+        *,
+        digest: Digest,
+        filename: str,
+        path: str,
+        num_examples: int,
+        size_bytes: int,
+        validation: Mapping[str, Any],
+        uploaded_at: datetime | None = None,
+    ) -> DatasetRow:
+        """Add a dataset file; one of the same name is replaced (it keeps its id)."""
+        values = {
+            "digest": digest,
+            "filename": filename,
+            "path": path,
+            "num_examples": num_examples,
+            "size_bytes": size_bytes,
+            "validation": dict(validation),
+            "uploaded_at": uploaded_at or datetime.now(UTC),
+        }
+        by_name = _datasets.c.filename == filename
+        with self._transaction() as connection:
+            if not connection.execute(update(_datasets).where(by_name).values(values)).rowcount:
+                connection.execute(insert(_datasets).values(values))
+            return DatasetRow(**connection.execute(select(_datasets).where(by_name)).one()._mapping)
+
+    def list_datasets(self) -> tuple[DatasetRow, ...]:
+        """Datasets in order of first registration."""
+        with self._transaction() as connection:
+            rows = connection.execute(select(_datasets).order_by(_datasets.c.id))
+            return tuple(DatasetRow(**row._mapping) for row in rows)
+
+    def find_dataset(self, filename: str) -> DatasetRow | None:
+        """The dataset of that file name, or None."""
+        with self._transaction() as connection:
+            row = connection.execute(select(_datasets).where(_datasets.c.filename == filename)).one_or_none()
+        return DatasetRow(**row._mapping) if row else None
+
+    # Aliases
+
+    def set_alias(
+        self, line: str, alias: str, uid: Digest, *, set_by: str, reason: str, set_at: datetime | None = None
+    ) -> AliasRow:
+        """Make `alias` of `line` mean the model `uid` from now on.
+
+        Raises:
+            StoreError: No model of that line has that digest.
+        """
+        with self._transaction() as connection:
+            known = connection.execute(select(_models.c.line).where(_models.c.uid == uid)).one_or_none()
+            if known is None or known.line != line:
+                raise StoreError(f"line {line!r} has no model {uid}; an alias means a registered model of its own line")
+            return _add_alias(connection, line, alias, uid, set_by, reason, set_at or datetime.now(UTC))
+
+    def resolve_alias(self, line: str, alias: str) -> ModelRow | None:
+        """The model that the alias means now, or None if it was never set."""
+        history = self.alias_history(line, alias)
+        return self.find_model(history[-1].model_uid) if history else None
+
+    def alias_history(self, line: str, alias: str) -> tuple[AliasRow, ...]:
+        """Every meaning the alias had, oldest first."""
+        with self._transaction() as connection:
+            return _alias_rows(connection, line, alias)
+
+    def rollback_alias(
+        self, line: str, alias: str, *, set_by: str, reason: str, set_at: datetime | None = None
+    ) -> AliasRow:
+        """Make the alias mean the model it meant before its present one.
+
+        A second rollback goes one model further back: what was rolled away from is not returned to.
+
+        Raises:
+            StoreError: It never meant another model.
+        """
+        with self._transaction() as connection:
+            meanings = _meanings(_alias_rows(connection, line, alias))
+            if len(meanings) < 2:
+                raise StoreError(f"alias {alias!r} of line {line!r} never meant another model; nothing to go back to")
+            return _add_alias(connection, line, alias, meanings[-2], set_by, reason, set_at or datetime.now(UTC))
+
+    # Approvals
+
+    def add_approval_request(self, request: ApprovalRequestRow) -> None:
+        """Record that a release waits for people."""
+        with self._transaction() as connection:
+            connection.execute(insert(_requests).values(vars(request)))
+
+    def approval_requests(self, *, subject: Digest | None = None) -> tuple[ApprovalRequestRow, ...]:
+        """Requests, oldest first; of one subject if given."""
+        query = select(_requests).order_by(_requests.c.created_at, _requests.c.request_id)
+        if subject is not None:
+            query = query.where(_requests.c.subject == subject)
+        with self._transaction() as connection:
+            return tuple(ApprovalRequestRow(**row._mapping) for row in connection.execute(query))
+
+    def add_approval(
+        self,
+        *,
+        request_id: str,
+        subject: Digest,
+        decision: ApprovalDecision,
+        approver: str,
+        reason: str,
+        decided_at: datetime,
+        record: Mapping[str, Any],
+    ) -> ApprovalRow:
+        """Record one person's decision.
+
+        Raises:
+            StoreError: That person has decided on this request already, or there is no such request.
+        """
+        values = {
+            "request_id": request_id,
+            "subject": subject,
+            "decision": decision,
+            "approver": approver,
+            "reason": reason,
+            "decided_at": decided_at,
+            "record": dict(record),
+        }
+        try:
+            with self._transaction() as connection:
+                inserted = connection.execute(insert(_approvals).values(values)).inserted_primary_key
+                assert inserted is not None
+                row = connection.execute(select(_approvals).where(_approvals.c.id == inserted[0])).one()
+        except IntegrityError as error:
+            raise StoreError(
+                f"request {request_id}: {approver} has decided already, or there is no such request"
+            ) from error
+        return ApprovalRow(**row._mapping)
+
+    def approvals(self, request_id: str) -> tuple[ApprovalRow, ...]:
+        """Decisions on one request, oldest first."""
+        query = select(_approvals).where(_approvals.c.request_id == request_id).order_by(_approvals.c.id)
+        with self._transaction() as connection:
+            return tuple(ApprovalRow(**row._mapping) for row in connection.execute(query))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with _store_errors(self.url), self._engine.begin() as connection:
+            yield connection
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+            _make_parent(str(parsed.database))
+        engine = create_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigError(
+            f"registry URL {url!r} cannot be used ({error}); expected for example sqlite:///.forge/registry.sqlite"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _size_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def _make_parent(database: str) -> None:
+    Path(database).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    del record
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+@contextmanager
+def _store_errors(url: str) -> Iterator[None]:
+    """Database trouble as StoreError; IntegrityError passes through to whoever can explain it."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except SQLAlchemyError as error:
+        shown = make_url(url).render_as_string(hide_password=True)
+        raise StoreError(f"registry {shown}: {getattr(error, 'orig', None) or error}") from error
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{what} {value!r} is not one of {', '.join(choices)}")
+
+
+def _model(row: Row[Any]) -> ModelRow:
+    return ModelRow(**row._mapping)
+
+
+def _alias_rows(connection: Connection, line: str, alias: str) -> tuple[AliasRow, ...]:
+    query = select(_aliases).where(_aliases.c.line == line, _aliases.c.alias == alias).order_by(_aliases.c.id)
+    return tuple(AliasRow(**row._mapping) for row in connection.execute(query))
+
+
+def _meanings(history: tuple[AliasRow, ...]) -> list[Digest]:
+    """The models an alias went through, each rollback having taken the last one away again."""
+    meanings: list[Digest] = []
+    for row in history:
+        if len(meanings) > 1 and meanings[-2] == row.model_uid:
+            meanings.pop()
+        elif not meanings or meanings[-1] != row.model_uid:
+            meanings.append(row.model_uid)
+    return meanings
+
+
+def _add_alias(
+    connection: Connection, line: str, alias: str, uid: Digest, set_by: str, reason: str, set_at: datetime
+) -> AliasRow:
+    values = {"line": line, "alias": alias, "model_uid": uid, "set_by": set_by, "reason": reason, "set_at": set_at}
+    connection.execute(insert(_aliases).values(values))
+    return _alias_rows(connection, line, alias)[-1]

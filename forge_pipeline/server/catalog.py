@@ -1,0 +1,174 @@
+"""The registry's rows as the REST contract shows them; deleting a model; taking in an upload.
+
+A model of a REST job is shown once its job has completed: a stopped or failed job adds
+none. Models of the pipeline's own lines are always shown.
+"""
+
+import math
+import shutil
+import uuid
+from datetime import datetime
+from pathlib import Path
+
+from forge_pipeline.errors import StoreError
+from forge_pipeline.integrity import Digest
+from forge_pipeline.registry import DatasetRow, ModelRow, Registry
+from forge_pipeline.server import row_schemas, uploads
+from forge_pipeline.server.errors import ConflictError, NotFoundError, RequestError
+from forge_pipeline.server.jobs import Job, JobTable
+from forge_pipeline.server.schemas import (
+    DatasetSummary,
+    ModelDetails,
+    ModelMetrics,
+    ModelSummary,
+    TrainingParams,
+    Uploaded,
+    Validation,
+)
+from forge_pipeline.server.settings import ServerSettings
+
+_MAX_ID = 2**63 - 1
+
+
+class Catalog:
+    """Models and datasets, over the registry and the job table."""
+
+    def __init__(self, settings: ServerSettings, registry: Registry, jobs: JobTable) -> None:
+        self._settings, self._registry, self._jobs = settings, registry, jobs
+
+    def models(self) -> list[ModelSummary]:
+        found = ((row, self._jobs.find(row.job_id)) for row in self._registry.list_models())
+        return [_summary(row, job) for row, job in found if _shown(job)]
+
+    def model(self, model_id: int) -> ModelDetails:
+        """Everything about one model.
+
+        Raises:
+            NotFoundError: No model is shown under that id.
+        """
+        row, job = self.row(model_id)
+        request = job.request if job else {}
+        params = row.training_params
+        return ModelDetails(
+            **_summary(row, job).model_dump(),
+            provider=request.get("provider", row.provider),
+            strategy=request.get("strategy", row.strategy),
+            training_params=TrainingParams(
+                num_epochs=request.get("num_train_epochs", params.get("num_epochs")),
+                batch_size=request.get("per_device_train_batch_size", params.get("batch_size")),
+                learning_rate=request.get("learning_rate", params.get("learning_rate")),
+            ),
+            metrics=_metrics(row),
+            job_id=row.job_id,
+        )
+
+    def row(self, model_id: int) -> tuple[ModelRow, Job | None]:
+        """The registry's row, and the job that made it.
+
+        Raises:
+            NotFoundError: No model is shown under that id.
+        """
+        row = self._registry.get_model(model_id) if 0 < model_id <= _MAX_ID else None
+        job = self._jobs.find(row.job_id) if row else None
+        if row is None or not _shown(job):
+            raise NotFoundError(f"There is no model {model_id}; GET /api/models lists them")
+        return row, job
+
+    def delete_model(self, model_id: int) -> str:
+        """Forget a model and remove its files; returns its name.
+
+        Raises:
+            NotFoundError: There is no such model.
+            ConflictError: It is or was released, and is kept.
+        """
+        row, _ = self.row(model_id)
+        try:
+            if not self._registry.delete_model(model_id):
+                raise NotFoundError(f"There is no model {model_id}; GET /api/models lists them")
+        except StoreError as error:
+            raise ConflictError(str(error)) from error
+        _remove(Path(row.path), self._settings.data_dir)
+        return row.name
+
+    def datasets(self) -> list[DatasetSummary]:
+        return [_dataset(row) for row in self._registry.list_datasets()]
+
+    def take_in(self, received: uploads.Received) -> Uploaded:
+        """Check an upload's rows, give it its name and record it.
+
+        Raises:
+            RequestError: Wrong extension, not UTF-8, or no row at all. The file is removed.
+        """
+        try:
+            name = uploads.stored_name(received.filename)
+            report = row_schemas.inspect_file(received.path)
+            if not report.rows:
+                raise RequestError("The file holds no row; a dataset has one JSON object a line")
+            placed = uploads.place(received.path, self._settings.datasets_dir, name)
+        except UnicodeDecodeError as error:
+            raise RequestError(f"The file is not UTF-8 text ({error.reason} at byte {error.start} of a line)") from error
+        finally:
+            received.path.unlink(missing_ok=True)
+        validation = Validation(
+            valid=report.valid, errors=list(report.errors), error_count=report.error_count, dataset_schema=report.schema
+        )
+        self._registry.register_dataset(
+            digest=Digest.of_file(placed),
+            filename=placed.name,
+            path=str(placed),
+            num_examples=report.rows,
+            size_bytes=received.size,
+            validation=validation.model_dump(),
+        )
+        return Uploaded(filename=placed.name, num_examples=report.rows, validation=validation)
+
+
+def _shown(job: Job | None) -> bool:
+    return job is None or job.status == "completed"
+
+
+def _summary(row: ModelRow, job: Job | None) -> ModelSummary:
+    # The recipe holds the model's resolved path; the job holds what was asked for.
+    base_model, task = (job.request["model_name"], job.request["task"]) if job else (row.base_model, row.task)
+    return ModelSummary(
+        id=row.id,
+        uid=str(row.uid),
+        name=row.name,
+        base_model=base_model,
+        task=task,
+        created_at=_time(row.created_at),
+        size_mb=_megabytes(row.size_bytes),
+    )
+
+
+def _metrics(row: ModelRow) -> ModelMetrics:
+    final_loss = row.metrics.get("eval_loss", row.metrics.get("final_loss", row.metrics.get("train_loss")))
+    if final_loss is None:
+        return ModelMetrics(final_loss=None, perplexity=None)
+    return ModelMetrics(final_loss=final_loss, perplexity=math.exp(final_loss) if final_loss < 700 else None)
+
+
+def _dataset(row: DatasetRow) -> DatasetSummary:
+    return DatasetSummary(
+        filename=row.filename,
+        num_examples=row.num_examples,
+        size_mb=_megabytes(row.size_bytes),
+        uploaded_at=_time(row.uploaded_at),
+    )
+
+
+def _time(value: datetime) -> str:
+    return value.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _megabytes(size: int) -> float:
+    return round(size / 1e6, 3) or (0.001 if size else 0.0)
+
+
+def _remove(directory: Path, data_dir: Path) -> None:
+    """Remove an artefact: out of its place at once, then file by file. Only ever inside the data directory."""
+    if not directory.resolve().is_relative_to(data_dir.resolve()) or not directory.is_dir():
+        return
+    doomed = directory.with_name(f".deleted.{uuid.uuid4().hex}")
+    directory.rename(doomed)
+    shutil.rmtree(doomed)

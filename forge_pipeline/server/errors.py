@@ -1,0 +1,127 @@
+"""Exception class -> HTTP status -> ``{"error", "detail", "status_code"}``: one table, one handler.
+
+The nearest class in the exception's method resolution order decides. A status of 500
+or above never repeats the exception's text, which may hold paths or row contents: the
+reply names the request id, and the server's log holds the rest under that id.
+"""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from forge_pipeline.errors import ConfigError, DataError, ForgeError, ModelError, OptionalDependencyError
+
+_log = logging.getLogger(__name__)
+
+
+class RequestError(ForgeError, ValueError):
+    """The request asks for something that is not offered, or is malformed."""
+
+
+class NotFoundError(ForgeError, LookupError):
+    """There is no such model, dataset or job."""
+
+
+class ConflictError(ForgeError, RuntimeError):
+    """The request does not fit the present state: a job is running, or none is."""
+
+
+class UnauthenticatedError(ForgeError, PermissionError):
+    """No API key, or none that is known."""
+
+
+class ForbiddenError(ForgeError, PermissionError):
+    """The key's scope, the Host or the Origin does not allow this."""
+
+
+class TooLargeError(ForgeError, ValueError):
+    """The body is larger than the limit."""
+
+
+class UnsupportedMediaError(ForgeError, ValueError):
+    """The body's Content-Type is not the one this path takes."""
+
+
+class UnavailableError(ForgeError, ConnectionError):
+    """Dagster cannot be reached, or is still starting."""
+
+
+STATUS: dict[type[Exception], int] = {
+    RequestError: 400,
+    ConfigError: 400,
+    DataError: 400,
+    ModelError: 400,
+    OptionalDependencyError: 400,
+    UnauthenticatedError: 401,
+    ForbiddenError: 403,
+    NotFoundError: 404,
+    ConflictError: 409,
+    TooLargeError: 413,
+    UnsupportedMediaError: 415,
+    UnavailableError: 503,
+    Exception: 500,
+}
+
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
+
+
+def envelope(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The one shape of every error reply."""
+    body = {"error": HTTPStatus(status).phrase, "detail": detail, "status_code": status}
+    return JSONResponse(body, status, headers={**_HEADERS.get(status, {}), **(headers or {})})
+
+
+def status_of(error: Exception) -> int:
+    """HTTP status of an exception, by its nearest class in `STATUS`."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def install(app: FastAPI) -> None:
+    """Make every exception of `app` end as the envelope."""
+    for kind in (Exception, HTTPException, RequestValidationError, *(k for k in STATUS if issubclass(k, ForgeError))):
+        app.add_exception_handler(kind, handle)
+
+
+async def handle(request: Request, error: Exception) -> JSONResponse:
+    """Reply to `error`."""
+    if isinstance(error, HTTPException):
+        return envelope(error.status_code, _words(request, error), dict(error.headers or {}))
+    if isinstance(error, RequestValidationError):
+        return envelope(400, "; ".join(_finding(finding) for finding in error.errors()))
+    status = status_of(error)
+    if status != 500:
+        return envelope(status, str(error))
+    request_id = request.scope.get("state", {}).get("request_id", "unknown")
+    _log.error("request %s: %s %s", request_id, request.method, request.url.path, exc_info=error)
+    return envelope(500, f"This request failed inside the server. Its log has the reason under request id {request_id}.")
+
+
+def _words(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"There is nothing at {request.url.path}. The paths are listed at /docs."
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{request.url.path} does not take {request.method}; it takes {allowed}."
+    return str(error.detail)
+
+
+def _finding(finding: Any) -> str:
+    """One validation finding in words: the field, the value found, what was expected."""
+    kind, path = finding["type"], [str(part) for part in finding["loc"]]
+    name = ".".join(path[1:])
+    if kind == "json_invalid":
+        return f"The body is not valid JSON: {finding.get('ctx', {}).get('error', finding['msg'])}"
+    if not name:
+        return "The body must be a JSON object sent as application/json"
+    if kind == "missing":
+        return f"{name}: is required and missing"
+    if kind == "extra_forbidden":
+        return f"{name}: is not a field of this request"
+    message = str(finding["msg"]).removeprefix("Value error, ")
+    found = repr(finding.get("input"))
+    return f"{name}: found {found if len(found) <= 80 else found[:77] + '...'}. {message}"

@@ -1,0 +1,239 @@
+"""Who runs a job: the protocol, and Dagster over GraphQL.
+
+The address of the code location and the asset keys below are the contract with
+`assets/`; this package never imports it, and never imports dagster.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import httpx
+
+from forge_pipeline.errors import ForgeError
+from forge_pipeline.server.errors import UnavailableError
+
+LOCATION, REPOSITORY = "forge", "__repository__"
+PARTITIONS = "studio_jobs"
+TRAINING_ASSETS = ("recipe", "raw_dataset", "dataset_audit_report", "tokenized_dataset", "fine_tuned_model")
+JOB_TAG = "forge/job_id"
+_TIMEOUT = httpx.Timeout(30.0, connect=5.0)  # seconds; a launch loads the code location's plan
+
+
+class RunState(StrEnum):
+    """Where a run is. `GONE` means that the launcher knows no such run."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    state: RunState
+    reason: str | None = None
+    """Why a failed run failed, in its own words."""
+
+
+class LaunchError(ForgeError, RuntimeError):
+    """The launcher answered, and refused to start or end the run."""
+
+
+class RunLauncher(Protocol):
+    """Starts, ends and looks up the run of a job. Methods block; callers hand them to a thread."""
+
+    def state(self) -> str:
+        """``ready``, or what the launcher is waiting for."""
+        ...
+
+    def launch(self, job_id: str) -> str:
+        """Start the job's run and return the run's id.
+
+        Raises:
+            UnavailableError: The launcher cannot be reached.
+            LaunchError: It refused.
+        """
+        ...
+
+    def find(self, job_id: str) -> str | None:
+        """The id of the run that was started for a job, if any."""
+        ...
+
+    def status(self, run_id: str) -> RunStatus: ...
+
+    def terminate(self, run_id: str, *, at_once: bool = False) -> None:
+        """Ask a run to end. `at_once` marks it ended without waiting, for a run whose process is known to be gone."""
+        ...
+
+
+_STATES = {
+    "NOT_STARTED": RunState.WAITING,
+    "QUEUED": RunState.WAITING,
+    "MANAGED": RunState.WAITING,
+    "STARTING": RunState.STARTING,
+    "STARTED": RunState.RUNNING,
+    "CANCELING": RunState.STOPPING,
+    "SUCCESS": RunState.SUCCEEDED,
+    "FAILURE": RunState.FAILED,
+    "CANCELED": RunState.STOPPED,
+}
+
+_ADD_PARTITION = """
+mutation ($selector: RepositorySelector!, $name: String!, $key: String!) {
+  addDynamicPartition(repositorySelector: $selector, partitionsDefName: $name, partitionKey: $key) {
+    __typename
+    ... on UnauthorizedError { message }
+    ... on PythonError { message }
+  }
+}"""
+_LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on PipelineNotFoundError { message }
+    ... on InvalidSubsetError { message }
+    ... on UnauthorizedError { message }
+    ... on PythonError { message }
+  }
+}"""
+_TERMINATE = """
+mutation ($run: String!, $policy: TerminateRunPolicy) {
+  terminateRun(runId: $run, terminatePolicy: $policy) {
+    __typename
+    ... on TerminateRunFailure { message }
+    ... on RunNotFoundError { message }
+    ... on UnauthorizedError { message }
+    ... on PythonError { message }
+  }
+}"""
+_STATUS = """
+query ($run: ID!) { runOrError(runId: $run) { __typename ... on Run { status } ... on PythonError { message } } }"""
+_FIND = """
+query ($filter: RunsFilter!) {
+  runsOrError(filter: $filter, limit: 1) { __typename ... on Runs { results { runId } } ... on PythonError { message } }
+}"""
+_REASON = """
+query ($run: ID!) {
+  logsForRun(runId: $run, limit: 1000) {
+    __typename
+    ... on EventConnection {
+      events {
+        __typename
+        ... on RunFailureEvent { message error { message } }
+        ... on ExecutionStepFailureEvent { stepKey error { message errorChain { error { message } } } }
+        ... on AssetCheckEvaluationEvent { evaluation { success checkName severity description assetKey { path } } }
+      }
+    }
+  }
+}"""
+
+
+class DagsterRunLauncher:
+    """Runs of the line `studio`, through a dagster-webserver.
+
+    Args:
+        url: Gives the webserver's address, or None while there is none yet.
+        state: Says why there is none.
+    """
+
+    def __init__(self, url: Callable[[], str | None], state: Callable[[], str] = lambda: "ready") -> None:
+        self._url, self._state = url, state
+        self._http = httpx.Client(timeout=_TIMEOUT, trust_env=False)
+
+    def state(self) -> str:
+        if self._url() is None:
+            return self._state()
+        try:
+            self._ask("query { version }", {})
+        except UnavailableError as error:
+            return str(error)
+        return "ready"
+
+    def launch(self, job_id: str) -> str:
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+        added = self._ask(_ADD_PARTITION, {"selector": selector, "name": PARTITIONS, "key": job_id})
+        _expect(added, "AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError")
+        tags = {"dagster/partition": job_id, JOB_TAG: job_id}
+        params = {
+            # No assetCheckSelection: left out, every check of the assets runs; a list would choose among them.
+            "selector": selector
+            | {"pipelineName": "__ASSET_JOB", "assetSelection": [{"path": ["studio", name]} for name in TRAINING_ASSETS]},
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        }
+        launched = self._ask(_LAUNCH, {"params": params})
+        _expect(launched, "LaunchRunSuccess")
+        return str(launched["run"]["runId"])
+
+    def find(self, job_id: str) -> str | None:
+        found = self._ask(_FIND, {"filter": {"tags": [{"key": JOB_TAG, "value": job_id}]}})
+        _expect(found, "Runs")
+        return str(found["results"][0]["runId"]) if found["results"] else None
+
+    def status(self, run_id: str) -> RunStatus:
+        answer = self._ask(_STATUS, {"run": run_id})
+        if answer["__typename"] == "RunNotFoundError":
+            return RunStatus(RunState.GONE)
+        _expect(answer, "Run")
+        state = _STATES[answer["status"]]
+        return RunStatus(state, self._reason(run_id) if state is RunState.FAILED else None)
+
+    def terminate(self, run_id: str, *, at_once: bool = False) -> None:
+        policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"
+        _expect(self._ask(_TERMINATE, {"run": run_id, "policy": policy}), "TerminateRunSuccess")
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _reason(self, run_id: str) -> str | None:
+        log = self._ask(_REASON, {"run": run_id})
+        return _reason(log.get("events", [])) if log["__typename"] == "EventConnection" else None
+
+    def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The one top-level field of a GraphQL answer."""
+        url = self._url()
+        if url is None:
+            raise UnavailableError(f"Dagster is not ready: {self._state()}. Try again in a few seconds")
+        try:
+            reply = self._http.post(f"{url.rstrip('/')}/graphql", json={"query": query, "variables": dict(variables)})
+            body = reply.raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise UnavailableError(f"Dagster does not answer: {type(error).__name__}. Is its webserver running?") from error
+        if body.get("errors"):
+            raise LaunchError(f"Dagster refused the query: {body['errors'][0]['message']}")
+        value = next(iter(body["data"].values()))
+        return value if isinstance(value, dict) else {"value": value}
+
+
+def _expect(answer: Mapping[str, Any], *kinds: str) -> None:
+    if answer["__typename"] in kinds:
+        return
+    words = answer.get("message") or "; ".join(error["message"] for error in answer.get("errors", []))
+    raise LaunchError(f"Dagster answered {answer['__typename']}: {words.splitlines()[0] if words else 'no further words'}")
+
+
+def _reason(events: list[Mapping[str, Any]]) -> str | None:
+    """The innermost error of the first failed step; else the failed blocking checks; else the run's own words."""
+    for event in events:
+        if event["__typename"] == "ExecutionStepFailureEvent" and event.get("error"):
+            error = event["error"]
+            chain = [link["error"]["message"] for link in error.get("errorChain") or []]
+            return f"{event['stepKey']}: {(chain[-1] if chain else error['message']).strip()}"
+    for event in events:
+        if event["__typename"] == "AssetCheckEvaluationEvent":
+            check = event["evaluation"]
+            if not check["success"] and check["severity"] == "ERROR":
+                name = ".".join([*check["assetKey"]["path"], check["checkName"]])
+                return f"{name} did not pass: {check['description'] or 'no description'}"
+    for event in events:
+        if event["__typename"] == "RunFailureEvent":
+            return str((event.get("error") or event)["message"]).strip()
+    return None

@@ -1,0 +1,108 @@
+"""A start body -> the recipe that the `studio` line runs.
+
+Every field of the body has one place in the recipe (`_recipe`), or is refused where
+this version has no place for it, or is a label (`compute_specs`) that stays with the job.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from forge_pipeline.config import ForgeConfig
+from forge_pipeline.errors import ConfigError
+from forge_pipeline.server.errors import RequestError
+from forge_pipeline.server.schemas import StartTraining
+
+DEFAULT_MAX_LENGTH = 2048  # tokens
+
+
+def build_recipe(start: StartTraining, *, job_id: str, base_model: str, dataset: Path) -> dict[str, Any]:
+    """The recipe of one job, valid as a `ForgeConfig`.
+
+    Args:
+        start: The body, already found runnable.
+        job_id: Also the recipe's name and the job's partition key.
+        base_model: `model_name` as the run shall open it.
+        dataset: The rows, as an absolute path.
+
+    Raises:
+        RequestError: The recipe's own rules refuse the combination.
+    """
+    recipe = _recipe(start, job_id, base_model, dataset)
+    try:
+        ForgeConfig(**recipe)
+    except ConfigError as error:
+        raise RequestError(str(error).replace("ForgeConfig: ", "").replace(str(dataset), dataset.name)) from error
+    return recipe
+
+
+def to_yaml(recipe: dict[str, Any]) -> bytes:
+    """The recipe as the `studio/recipe` asset reads it."""
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode("utf-8")
+
+
+def _recipe(start: StartTraining, job_id: str, base_model: str, dataset: Path) -> dict[str, Any]:
+    length = start.max_seq_length if start.max_seq_length and start.max_seq_length > 0 else DEFAULT_MAX_LENGTH
+    return {
+        "name": job_id,
+        "description": f"Job {job_id} of the REST service: {start.task}, {start.strategy}.",
+        "model": {
+            "name_or_path": base_model,
+            "max_length": length,
+            "load_in_4bit": start.strategy == "qlora" or bool(start.use_4bit),
+            "dtype": "float16" if start.fp16 else "bfloat16" if start.bf16 else "auto",
+            "bnb_4bit_compute_dtype": start.bnb_4bit_compute_dtype,
+            "bnb_4bit_quant_type": start.bnb_4bit_quant_type,
+            "bnb_4bit_use_double_quant": start.use_nested_quant,
+        },
+        "lora": {
+            "r": start.lora_r,
+            "alpha": start.lora_alpha,
+            "dropout": start.lora_dropout,
+            "target_modules": ["all-linear"],
+        },
+        "training": {
+            "trainer_type": "sft" if start.strategy == "qlora" else start.strategy,
+            "num_train_epochs": start.num_train_epochs,
+            "max_steps": start.max_steps,
+            "per_device_train_batch_size": start.per_device_train_batch_size,
+            "per_device_eval_batch_size": start.per_device_eval_batch_size,
+            "gradient_accumulation_steps": start.gradient_accumulation_steps,
+            "gradient_checkpointing": start.gradient_checkpointing,
+            "max_grad_norm": start.max_grad_norm,
+            "learning_rate": start.learning_rate,
+            "weight_decay": start.weight_decay,
+            "optim": start.optim,
+            "lr_scheduler_type": start.lr_scheduler_type,
+            "warmup_ratio": start.warmup_ratio,
+            "group_by_length": start.group_by_length and not start.packing,
+            "packing": start.packing,
+            "eval_steps": start.eval_steps,
+        },
+        "data": {
+            "dataset_name_or_path": str(dataset),
+            "origin": f"Given to the REST service as {dataset.name}",
+            "category": "user",
+            "split": {"validation": start.eval_split},
+            # A studio model may be trained to be looked at; what its data's audit finds keeps it from leaving.
+            "audit": {"guards": ["export", "release"]},
+        },
+    }
+
+
+def check_placeable(start: StartTraining, schema: str | None) -> None:
+    """Refuse values that would be accepted and then ignored.
+
+    Args:
+        start: The body.
+        schema: The schema of the dataset's rows (see `row_schemas`).
+
+    Raises:
+        RequestError: Names the field and what to send.
+    """
+    if start.use_chat_template and schema != "messages":
+        raise RequestError(
+            f"use_chat_template: found true, but the rows are ({schema}). Rows of messages always get the model's chat "
+            "template and other rows never do; send rows with the field 'messages', or leave use_chat_template out"
+        )

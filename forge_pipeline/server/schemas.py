@@ -1,0 +1,267 @@
+"""Request and response bodies, field for field as the REST contract names them.
+
+Unknown keys of a request are errors, numbers are never taken from text, and every
+field states its range. Responses may carry more keys than the contract asks for.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+
+Task = Literal["text-generation", "summarization", "extractive-question-answering"]
+Provider = Literal["huggingface", "unsloth"]
+Strategy = Literal["sft", "qlora", "rlhf", "dpo", "kto", "orpo", "simpo", "grpo"]
+Precision = Literal["float16", "bfloat16", "float32"]
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "adamw_bnb_8bit",
+]
+JobStatus = Literal["idle", "queued", "starting", "training", "completed", "failed", "stopped"]
+
+
+def _stripped(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
+# JSON numbers: 3 is a fine learning rate, "3" and true are not.
+Number = Annotated[StrictFloat | StrictInt, Field(allow_inf_nan=False)]
+Text = Annotated[str, BeforeValidator(_stripped), Field(strict=True, min_length=1, max_length=4096)]
+
+
+class RequestBody(BaseModel):
+    """Base of every request body."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class StartTraining(RequestBody):
+    """A training job to start. Only `task`, `model_name` and `dataset` are required."""
+
+    task: Task
+    model_name: Text
+    """A Hub id, a local path under an allowed root, or a model that an installed package ships."""
+    provider: Provider = "huggingface"
+    strategy: Strategy = "sft"
+    dataset: Text
+    """The name of an uploaded file, or a path under an allowed root."""
+    compute_specs: Literal["low_end", "mid_range", "high_end"] | None = None
+    """A label that is kept with the job; it changes nothing."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    lora_r: StrictInt = Field(default=16, ge=1, le=256)
+    lora_alpha: StrictInt = Field(default=32, ge=1, le=1024)
+    lora_dropout: Number = Field(default=0.1, ge=0, lt=1)
+    use_4bit: StrictBool | None = None
+    """Quantize the frozen base model to 4 bits. Unset: true for qlora, false for the others."""
+    use_8bit: StrictBool = False
+    bnb_4bit_compute_dtype: Precision = "float16"
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    use_nested_quant: StrictBool = False
+    fp16: StrictBool = False
+    bf16: StrictBool = False
+    num_train_epochs: StrictInt = Field(default=1, ge=1, le=10_000)
+    per_device_train_batch_size: StrictInt = Field(default=1, ge=1, le=4096)
+    per_device_eval_batch_size: StrictInt = Field(default=1, ge=1, le=4096)
+    gradient_accumulation_steps: StrictInt = Field(default=4, ge=1, le=4096)
+    gradient_checkpointing: StrictBool = True
+    max_grad_norm: Number = Field(default=0.3, gt=0, le=1000)
+    learning_rate: Number = Field(default=2e-4, gt=0, le=1)
+    weight_decay: Number = Field(default=0.001, ge=0, le=1)
+    optim: Optimizer = "adamw_torch"
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "polynomial"] = "cosine"
+    max_steps: StrictInt = Field(default=-1, ge=-1, le=100_000_000)
+    """Optimizer updates; -1 lets `num_train_epochs` decide."""
+    warmup_ratio: Number = Field(default=0.03, ge=0, le=1)
+    group_by_length: StrictBool = True
+    packing: StrictBool = False
+    max_seq_length: StrictInt | None = Field(default=2048, ge=-1, le=1_048_576)
+    """Tokens; longer rows are truncated and counted. null and -1 mean the default."""
+    use_chat_template: StrictBool = False
+    eval_split: Number = Field(default=0.2, ge=0, lt=1)
+    """Share of the rows that is held out for evaluation."""
+    eval_steps: StrictInt = Field(default=100, ge=1, le=100_000_000)
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        for first, second in (("use_4bit", "use_8bit"), ("fp16", "bf16")):
+            if getattr(self, first) and getattr(self, second):
+                raise ValueError(f"{first} and {second} exclude each other; set one of them")
+        if self.max_steps == 0 or self.max_seq_length == 0:
+            raise ValueError(f"{'max_steps' if self.max_steps == 0 else 'max_seq_length'}: found 0; expected -1 or at least 1")
+        if self.strategy not in ("sft", "qlora") and self.task != "text-generation":
+            raise ValueError(f"strategy {self.strategy!r} trains text-generation only; found task {self.task!r}")
+        if self.strategy == "qlora" and (self.use_4bit is False or self.use_8bit):
+            raise ValueError("strategy 'qlora' is a 4-bit base model; leave out use_4bit and use_8bit, or choose 'sft'")
+        if self.provider == "unsloth":
+            self._fits_unsloth()
+        return self
+
+    def _fits_unsloth(self) -> None:
+        if self.task != "text-generation":
+            raise ValueError(f"provider 'unsloth' trains text-generation only; found task {self.task!r}")
+        if self.max_seq_length is None or self.max_seq_length < 1:
+            raise ValueError(f"provider 'unsloth' needs max_seq_length of at least 1; found {self.max_seq_length!r}")
+
+
+class Generate(RequestBody):
+    """A prompt for one of the trained models."""
+
+    model_id: StrictInt
+    prompt: str = Field(strict=True, min_length=1, max_length=200_000)
+    max_new_tokens: StrictInt = Field(default=100, ge=1, le=4096)
+    temperature: Number = Field(default=0.7, ge=0, le=5)
+    """0 is greedy, and repeatable."""
+    top_p: Number = Field(default=0.9, gt=0, le=1)
+
+
+class ErrorBody(BaseModel):
+    """Every error, whatever raised it."""
+
+    error: str = Field(examples=["Bad Request"])
+    detail: str = Field(examples=["learning_rate: found 1.5. Input should be less than or equal to 1"])
+    status_code: int = Field(examples=[400])
+
+
+class Offer(BaseModel):
+    """Whether something that is listed can run here, and if not, what is missing."""
+
+    available: bool
+    reason: str | None = None
+
+
+class Availability(BaseModel):
+    providers: dict[str, Offer]
+    strategies: dict[str, Offer]
+    tasks: dict[str, Offer]
+
+
+class Info(BaseModel):
+    providers: list[str]
+    strategies: list[str]
+    tasks: list[str]
+    version: str
+    availability: Availability
+    package_models: list[str]
+    """Values of `model_name` that need no network: base models that installed packages ship."""
+
+
+class Health(BaseModel):
+    status: Literal["healthy"] = "healthy"
+    version: str
+    launcher: str
+    """``ready``, or what it is waiting for; training can start when ready."""
+
+
+class Started(BaseModel):
+    status: Literal["started"] = "started"
+    job_id: str
+    message: str
+    warnings: list[str] = []
+
+
+class TrainingStatus(BaseModel):
+    """The present job, or the last one."""
+
+    status: JobStatus
+    progress: float = Field(ge=0, le=100)
+    """Percent, one decimal."""
+    current_epoch: int
+    """From 1."""
+    total_epochs: int
+    current_step: int
+    """Optimizer updates done."""
+    total_steps: int
+    loss: float | None
+    learning_rate: float | None
+    job_id: str | None = None
+    stage: str | None = None
+    """The stage that reported last: tokenize, fine_tune."""
+    message: str = ""
+    error: str | None = None
+
+
+class Stopped(BaseModel):
+    status: Literal["stopped"] = "stopped"
+    message: str
+    job_id: str
+
+
+class ModelSummary(BaseModel):
+    id: int
+    uid: str
+    """Digest of the model's content."""
+    name: str
+    base_model: str
+    task: str
+    created_at: str
+    size_mb: float
+    """Bytes / 10^6."""
+
+
+class ModelList(BaseModel):
+    models: list[ModelSummary]
+
+
+class TrainingParams(BaseModel):
+    num_epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+
+
+class ModelMetrics(BaseModel):
+    final_loss: float | None
+    """Evaluation loss where there is a validation split, else the training loss."""
+    perplexity: float | None
+    """exp(final_loss)."""
+
+
+class ModelDetails(ModelSummary):
+    provider: str | None
+    strategy: str | None
+    training_params: TrainingParams
+    metrics: ModelMetrics
+    job_id: str | None
+
+
+class Deleted(BaseModel):
+    status: Literal["deleted"] = "deleted"
+    message: str
+
+
+class Validation(BaseModel):
+    valid: bool
+    errors: list[str]
+    """One for each offending line, the first 100."""
+    error_count: int
+    dataset_schema: str | None
+    """The fields that the rows have, for example ``prompt, completion``."""
+
+
+class Uploaded(BaseModel):
+    status: Literal["uploaded"] = "uploaded"
+    filename: str
+    """The name to give as `dataset`; it may differ from the name that was sent."""
+    num_examples: int
+    validation: Validation
+
+
+class DatasetSummary(BaseModel):
+    filename: str
+    num_examples: int
+    size_mb: float
+    """Bytes / 10^6."""
+    uploaded_at: str
+
+
+class DatasetList(BaseModel):
+    datasets: list[DatasetSummary]
+
+
+class Generated(BaseModel):
+    generated_text: str
+    tokens_generated: int
+    generation_time_ms: int

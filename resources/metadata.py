@@ -1,0 +1,246 @@
+"""Library results as Dagster metadata: what a person wants to see, and numbers that plot over time.
+
+Never the text of a row: an event log cannot be made to forget (GDPR Art. 17).
+"""
+
+import base64
+import io
+from functools import singledispatch
+from typing import Any
+
+import dagster as dg
+
+from forge_pipeline.annex_iv import AnnexIvBundle
+from forge_pipeline.config import ForgeConfig, config_digest, resolved
+from forge_pipeline.data import RawDataset, TokenizedDataset
+from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.export import GgufModel
+from forge_pipeline.gates import GateDecision
+from forge_pipeline.models import ModelDirectory
+from forge_pipeline.release import ReleaseRecord
+from forge_pipeline.training import TrainingReport, read_training_report
+
+
+@singledispatch
+def metadata_of(result: Any) -> dict[str, Any]:
+    """Metadata of one stage's result; empty for a type that is not the pipeline's."""
+    return {}
+
+
+@metadata_of.register
+def _(config: ForgeConfig) -> dict[str, Any]:
+    return {
+        "config_digest": config_digest(config),
+        "trainer_type": config.training.trainer_type,
+        "base_model": config.model.name_or_path,
+        "recipe": dg.MetadataValue.json(resolved(config)),
+    }
+
+
+@metadata_of.register
+def _(dataset: RawDataset) -> dict[str, Any]:
+    found = dataset.provenance
+    sources = [
+        {
+            "source": source.uri,
+            "licence": source.license or "not declared",
+            "category": source.category,
+            "rows": source.rows_read,
+            "skipped": source.rows_skipped,
+            "digest": source.digest or "",
+        }
+        for source in found.sources
+    ]
+    return {
+        "dagster/row_count": sum(found.rows.values()),
+        **{f"rows/{split}": rows for split, rows in found.rows.items()},
+        "rows/skipped": found.skipped_count,
+        "dataset_type": f"{found.dataset_type}, {found.dataset_format}",
+        "dagster/column_schema": _column_schema(dataset),
+        "sources": _table(sources),
+    }
+
+
+@metadata_of.register
+def _(report: AuditReport) -> dict[str, Any]:
+    return {
+        "dagster/row_count": report.total_samples,
+        "secrets": sum(report.secrets_summary.values()),
+        "pii": sum(report.pii_summary.values()),
+        "duplicates": report.duplicate_count,
+        "pii_by_category": dg.MetadataValue.json(dict(report.pii_summary)),
+        "gates": gate_table(report.gates),
+    }
+
+
+@metadata_of.register
+def _(dataset: TokenizedDataset) -> dict[str, Any]:
+    summary = dataset.summary
+    rows = [
+        {
+            "split": split,
+            "rows": facts.rows,
+            "tokens": facts.tokens,
+            "learned tokens": facts.trained_tokens if facts.trained_tokens is not None else "",
+            "truncated": facts.truncated,
+            "left out": facts.fully_masked,
+            "longest": facts.max_length_seen,
+            "mean length": round(facts.mean_length, 1),
+        }
+        for split, facts in summary.splits.items()
+    ]
+    return {
+        "dagster/row_count": sum(facts.rows for facts in summary.splits.values()),
+        "tokens": sum(facts.tokens for facts in summary.splits.values()),
+        "truncated": sum(facts.truncated for facts in summary.splits.values()),
+        "splits": _table(rows),
+    }
+
+
+@metadata_of.register
+def _(model: ModelDirectory) -> dict[str, Any]:
+    report = read_training_report(model)
+    numbers = {
+        "train_loss": report.train_loss,
+        "eval_loss": report.eval_loss,
+        "steps": report.steps,
+        "tokens_trained": report.tokens_trained,
+        "trainable_parameters": report.trainable_parameters,
+    }
+    return {
+        **{name: value for name, value in numbers.items() if value is not None},
+        "trainer": report.trainer_class,
+        "base_model": model.record.base_model.name_or_path,
+        "loss_curve": dg.MetadataValue.md(f"![loss by step](data:image/png;base64,{loss_curve(report)})"),
+    }
+
+
+@metadata_of.register
+def _(report: BenchmarkResult) -> dict[str, Any]:
+    rows = [
+        {
+            "task": pair.task,
+            "metric": pair.metric,
+            "n": pair.n,
+            "base": round(pair.base_score, 4),
+            "tuned": round(pair.tuned_score, 4),
+            "difference": round(pair.difference, 4),
+            "95 % interval": f"{pair.interval[0]:+.3f} to {pair.interval[1]:+.3f}" if pair.interval else "",
+            "McNemar p": f"{pair.p_value:.3g}" if pair.p_value is not None else "",
+        }
+        for pair in report.comparisons
+    ]
+    return {"average_score": report.average_score, "items": report.items, "paired": _table(rows), "gates": gate_table(report.gates)}
+
+
+@metadata_of.register
+def _(report: SafetyReport) -> dict[str, Any]:
+    numbers = {
+        "n": report.n,
+        "unsafe": report.unsafe,
+        "unscored": report.unscored,
+        "unsafe_rate": report.unsafe_rate,
+        "upper_bound": report.upper_bound,
+    }
+    return {
+        "verdict": report.verdict,
+        "reason": report.reason,
+        "scorer": f"{report.scorer} ({'calibrated' if report.scorer_calibrated else 'not calibrated'})",
+        **{name: value for name, value in numbers.items() if value is not None},
+        "gates": gate_table(report.gates),
+    }
+
+
+@metadata_of.register
+def _(exported: GgufModel) -> dict[str, Any]:
+    rows = [
+        {
+            "file": file.name,
+            "quantization": file.quantization,
+            "MB": round(file.size / 1e6, 1),
+            "bits per weight": round(file.bits_per_weight, 2),
+            "mean KL": f"{file.fidelity.mean_kl:.2e}" if file.fidelity else "not measured",
+            "top-1": f"{file.fidelity.top1_agreement:.2%}" if file.fidelity else "",
+            "digest": file.digest,
+        }
+        for file in exported.report.files
+    ]
+    return {
+        "files": _table(rows),
+        "directory": dg.MetadataValue.path(str(exported.path)),
+        **{f"mean_kl/{file.quantization}": file.fidelity.mean_kl for file in exported.report.files if file.fidelity},
+    }
+
+
+@metadata_of.register
+def _(bundle: AnnexIvBundle) -> dict[str, Any]:
+    return {
+        "index": dg.MetadataValue.path(str(bundle.path / "index.html")),
+        "manifest": dg.MetadataValue.path(str(bundle.path / "annex_iv.json")),
+        "complete": bundle.complete,
+        "missing_points": ", ".join(bundle.missing_fields) or "none",
+        "released": False,
+    }
+
+
+@metadata_of.register
+def _(record: ReleaseRecord) -> dict[str, Any]:
+    return {"released": True, "subject": record.subject, "gates": gate_table(record.gates)}
+
+
+def gate_table(decisions: tuple[GateDecision, ...]) -> dg.TableMetadataValue:
+    """Gate verdicts with their numbers and intervals, one row each."""
+    rows = [
+        {
+            "gate": decision.gate,
+            "verdict": decision.verdict.value,
+            "observed": f"{decision.observed:.4g}" if decision.observed is not None else "",
+            "interval": f"{decision.interval[0]:.4g} to {decision.interval[1]:.4g}" if decision.interval else "",
+            "threshold": f"{decision.threshold:.4g}" if decision.threshold is not None else "",
+            "n": decision.n if decision.n is not None else "",
+            "guards": ", ".join(decision.guards),
+            "reason": decision.reason,
+        }
+        for decision in decisions
+    ]
+    return _table(rows)
+
+
+def loss_curve(report: TrainingReport) -> str:
+    """The training and evaluation loss by step as a small PNG, base64."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 2.6), dpi=80, layout="constrained")
+    axes = figure.subplots()
+    train = [(point.step, point.loss) for point in report.loss_history if point.loss is not None]
+    evaluation = [(point.step, point.eval_loss) for point in report.loss_history if point.eval_loss is not None]
+    if train:
+        axes.plot(*zip(*train, strict=True), label="training loss", color="#3b5bdb")
+    if evaluation:
+        axes.plot(*zip(*evaluation, strict=True), "o-", label="evaluation loss", color="#e8590c")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3)
+    if train or evaluation:
+        axes.legend()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    columns = list(rows[0]) if rows else []
+    kinds = {bool: "bool", int: "int", float: "float"}
+    schema = dg.TableSchema(
+        columns=[dg.TableColumn(name, kinds.get(type(rows[0][name]), "string")) for name in columns]
+    )
+    records = [
+        dg.TableRecord({name: value if isinstance(value, bool | int | float) else str(value) for name, value in row.items()})
+        for row in rows
+    ]
+    return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def _column_schema(dataset: RawDataset) -> dg.TableSchema:
+    return dg.TableSchema(columns=[dg.TableColumn(field.name, str(field.type)) for field in dataset.table("train").schema])

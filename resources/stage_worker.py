@@ -1,0 +1,202 @@
+"""The child side of `StageProcess`: ``python -m resources.stage_worker spec.json``.
+
+Opens its inputs, calls one library function, writes the result and an outcome file
+(usage, or the error's type and message). Only rank 0 speaks Pipes. If the parent dies,
+the pipe it held closes and this process ends its own group.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from forge_pipeline.config import ForgeConfig
+from forge_pipeline.data import RawDataset, TokenizedDataset
+from forge_pipeline.errors import ForgeError
+from forge_pipeline.integrity import REPORT_FILE, Digest, DirectoryArtifact, read_report, write_report
+from forge_pipeline.models import ModelDirectory
+from forge_pipeline.progress import Progress, ProgressFile, Report
+
+_LOG_EVERY = 2.0  # seconds between log lines in the Dagster UI: one row in the event log each
+
+
+def tokenize(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
+    from forge_pipeline import data, models
+
+    dataset = RawDataset.open(inputs["raw_dataset"])
+    return data.tokenize(config, dataset, models.load_tokenizer(config), output_dir, progress=progress)
+
+
+def fine_tune(
+    config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report
+) -> tuple[DirectoryArtifact, Any]:
+    from forge_pipeline import training
+
+    done = training.fine_tune(
+        config,
+        TokenizedDataset.open(inputs["tokenized_dataset"]),
+        Digest(inputs["raw_digest"]),
+        output_dir,
+        work_dir=output_dir.parent / "checkpoints",
+        progress=progress,
+    )
+    return done.model, done.usage
+
+
+def benchmark(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
+    from forge_pipeline import evaluation
+
+    model = ModelDirectory.open(inputs["fine_tuned_model"])
+    return evaluation.benchmark(config, model, RawDataset.open(inputs["raw_dataset"]), progress=progress)
+
+
+def safety(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
+    from forge_pipeline import evaluation
+
+    return evaluation.safety(config, ModelDirectory.open(inputs["fine_tuned_model"]), progress=progress)
+
+
+def gguf(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
+    from forge_pipeline import data, export, models
+
+    rows = data.held_out_rows(RawDataset.open(inputs["raw_dataset"]), config.export.fidelity.prompts)
+    return export.gguf(
+        config,
+        ModelDirectory.open(inputs["fine_tuned_model"]),
+        [data.rendered_text(row, models.load_tokenizer(config)) for row in rows],
+        output_dir,
+        provenance=inputs["provenance"],
+        progress=progress,
+    )
+
+
+STAGES: dict[str, Callable[..., Any]] = {
+    "tokenize": tokenize,
+    "fine_tune": fine_tune,
+    "benchmark": benchmark,
+    "safety": safety,
+    "gguf": gguf,
+}
+
+
+def main(spec_file: str) -> int:
+    _follow_parent()
+    spec = json.loads(Path(spec_file).read_text())
+    rank_zero = os.environ.get("RANK", "0") == "0"
+    started, cpu_started = time.monotonic(), time.process_time()
+    try:
+        with _reporter(Path(spec["progress_file"]), rank_zero) as report:
+            config = read_report(Path(spec["recipe"]["report"]), ForgeConfig)
+            inputs = {name: _open(value) for name, value in spec["inputs"].items()}
+            result = STAGES[spec["stage"]](config, inputs, Path(spec["output_dir"]), report)
+        outcome = {"usage": _usage(started, cpu_started)}
+        if isinstance(result, tuple):
+            result, usage = result
+            outcome["usage"] |= {key: value for key, value in vars(usage).items() if value is not None}
+        if rank_zero and not isinstance(result, DirectoryArtifact):
+            Path(spec["output_dir"]).mkdir()
+            write_report(Path(spec["output_dir"], REPORT_FILE), result)
+    except ForgeError as error:
+        outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
+    except OSError as error:
+        outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
+        _print_traceback()
+    except Exception as error:  # the child's last line of defence: the parent must learn what happened
+        outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
+        _print_traceback()
+    if rank_zero:
+        Path(spec["outcome_file"]).write_text(json.dumps(outcome))
+    return 1 if "error" in outcome else 0
+
+
+class _reporter:  # noqa: N801 - reads as a function at its one call site
+    """Progress to the JSONL file, to a terminal bar where there is a terminal, and throttled to Dagster."""
+
+    def __init__(self, path: Path, rank_zero: bool) -> None:
+        self._path, self._rank_zero = path, rank_zero
+        self._last_logged = 0.0
+
+    def __enter__(self) -> Report:
+        if not self._rank_zero:
+            return lambda progress: None
+        self._file = ProgressFile(self._path)
+        self._pipes = _open_pipes()
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        if self._rank_zero:
+            self._file.close()
+            if self._pipes:
+                self._pipes.close()
+
+    def _report(self, progress: Progress) -> None:
+        self._file(progress)
+        now = time.monotonic()
+        if self._pipes and (now - self._last_logged >= _LOG_EVERY or progress.step == progress.total):
+            self._last_logged = now
+            self._pipes.log.info(describe(progress))
+
+
+def describe(progress: Progress) -> str:
+    """One line for a person: ``fine_tune 12/40: loss 2.31, learning_rate 0.0019``."""
+    of = f" {progress.step}/{progress.total}" if progress.total else f" {progress.step}"
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+    return f"{progress.stage}{of}: {', '.join(filter(None, [progress.message, numbers]))}"
+
+
+def _open_pipes() -> Any:
+    from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
+
+    loader = PipesEnvVarParamsLoader()
+    if not loader.is_dagster_pipes_process():
+        return None
+    open_dagster_pipes()
+    return PipesContext.get()
+
+
+def _open(value: Any) -> Any:
+    return value["path"] if isinstance(value, dict) and set(value) == {"path"} else value
+
+
+def _usage(started: float, cpu_started: float) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+    return {
+        "duration_seconds": time.monotonic() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _follow_parent() -> None:
+    """End this process group as soon as the parent is gone."""
+    fd = os.environ.get("FORGE_LIFELINE_FD")
+    if fd is None:
+        return
+
+    def wait_for_end_of_file() -> None:
+        try:
+            os.read(int(fd), 1)
+        except OSError:  # a launcher between us and the parent did not pass the pipe on
+            return
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=wait_for_end_of_file, name="lifeline", daemon=True).start()
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of native libraries must not hold back a stage whose result is written

@@ -1,0 +1,184 @@
+"""The content-addressed artefact store.
+
+``<root>/sha256/<2 hex>/<64 hex>/`` holds one artefact: the files whose manifest has that
+digest. Content is never overwritten: publishing what is there already is a no-op, so a
+retry is harmless, and history is never lost. ``<root>/records/<line>/`` holds one record a
+materialization: what was stored, from which inputs, by which run, code and machine; each
+names the digest of the record before it in its line.
+
+The root is a local path, or any fsspec URL (``s3://``, ``gs://``, ``az://``): then files are
+uploaded first and the manifest last, and readers download what a manifest names into a
+local cache and verify it.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from forge_pipeline.errors import IntegrityError, StoreError
+from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, canonical_json, json_digest, loads_strict
+from forge_pipeline.integrity.atomic import publish_directory, write_file
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class MaterializationRecord:
+    """What one materialization stored, from what, by whom.
+
+    Attributes:
+        inputs: Asset key -> digest of the artefact that the stage really loaded.
+        code_version: Digest of the recipe sections and source files that the stage reads.
+        previous: Digest of the line's record before this one; None for the first.
+        environment: Git commit, lock digest, host, interpreter.
+    """
+
+    asset_key: str
+    partition: str | None
+    artifact_type: str
+    digest: Digest
+    files: int
+    size: int
+    inputs: Mapping[str, Digest]
+    code_version: str | None
+    run_id: str
+    step_key: str
+    recorded_at: str
+    previous: Digest | None
+    environment: Mapping[str, str]
+
+
+class ArtifactStore:
+    """Publishes directories under their digest and hands them out verified.
+
+    Args:
+        root: Local path or fsspec URL.
+        cache: Where artefacts of a remote root are kept after download.
+    """
+
+    def __init__(self, root: str, cache: Path) -> None:
+        self._remote = _Remote(root) if "://" in root else None
+        self._local = cache if self._remote else Path(root)
+
+    def path(self, digest: Digest) -> Path:
+        """Where an artefact lies, or would lie, on this machine."""
+        return self._local / "sha256" / digest.hex[:2] / digest.hex
+
+    def publish(self, directory: Path) -> Digest:
+        """Move a finished directory into the store and return its digest.
+
+        `directory` must lie on the store's file system; it is gone afterwards.
+
+        Raises:
+            StoreError: It could not be stored; nothing half-written is visible.
+        """
+        manifest = Manifest.of_directory(directory)
+        destination = self.path(manifest.digest)
+        try:
+            if destination.exists():
+                if directory != destination:
+                    shutil.rmtree(directory)
+            else:
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                publish_directory(directory, destination)
+            if self._remote:
+                self._remote.upload(manifest, destination)
+        except OSError as error:
+            raise StoreError(f"{directory.name} could not be stored as {destination}: {error}") from error
+        return manifest.digest
+
+    def get(self, digest: Digest) -> Path:
+        """The directory of an artefact, every file verified against `digest`.
+
+        Raises:
+            StoreError: It is not in the store.
+            IntegrityError: Its bytes are no longer what the digest says.
+        """
+        path = self.path(digest)
+        if not path.exists() and self._remote:
+            self._remote.download(digest, path)
+        if not path.is_dir():
+            raise StoreError(f"{digest} is not in the artefact store {self._local}; materialize the asset again")
+        actual = Manifest.of_directory(path).digest
+        if actual != digest:
+            raise IntegrityError(
+                f"{path} was changed after it was stored: expected {digest}, found {actual}. "
+                "Nothing is read from it; materialize the asset again or restore it from a backup"
+            )
+        return path
+
+    def append_record(self, line: str, record: Mapping[str, Any]) -> Digest:
+        """Write a materialization record and return its digest."""
+        data = canonical_json(dict(record))
+        digest = Digest.of(data)
+        write_file(self._records(line) / f"{digest.hex}.json", data)
+        write_file(self._records(line) / "HEAD", digest.encode())
+        if self._remote:
+            self._remote.put(f"records/{line}/{digest.hex}.json", data)
+        return digest
+
+    def last_record(self, line: str) -> Digest | None:
+        """Digest of the line's newest record."""
+        head = self._records(line) / "HEAD"
+        return Digest(head.read_text()) if head.exists() else None
+
+    def record(self, line: str, digest: Digest) -> dict[str, Any]:
+        """Read a record back, verified.
+
+        Raises:
+            IntegrityError: Its bytes differ from its digest.
+        """
+        data = (self._records(line) / f"{digest.hex}.json").read_bytes()
+        if Digest.of(data) != digest:
+            raise IntegrityError(f"record {digest} of line {line} was changed after it was written")
+        value = loads_strict(data)
+        assert isinstance(value, dict)
+        return value
+
+    def _records(self, line: str) -> Path:
+        return self._local / "records" / line
+
+
+class _Remote:
+    """The fsspec side of a store: blobs first, the manifest last, so its presence means completeness."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+
+    def upload(self, manifest: Manifest, directory: Path) -> None:
+        base = f"{self._root}/sha256/{manifest.digest.hex}"
+        if self._fs.exists(f"{base}/{_MANIFEST}"):
+            return
+        for entry in manifest.entries:
+            remote = f"{base}/files/{entry.path}"
+            self._fs.makedirs(os.path.dirname(remote), exist_ok=True)
+            self._fs.put_file(str(directory / entry.path), remote)
+        self._fs.pipe_file(f"{base}/{_MANIFEST}", canonical_json([asdict(entry) for entry in manifest.entries]))
+
+    def download(self, digest: Digest, destination: Path) -> None:
+        base = f"{self._root}/sha256/{digest.hex}"
+        try:
+            listing = loads_strict(self._fs.cat_file(f"{base}/{_MANIFEST}"))
+        except FileNotFoundError:
+            return
+        if json_digest(listing) != digest:
+            raise IntegrityError(f"the manifest of {digest} in the remote store was changed")
+        staging = destination.with_name(f".{destination.name}.download")
+        shutil.rmtree(staging, ignore_errors=True)
+        for entry in (ManifestEntry(item["path"], item["size"], Digest(item["digest"])) for item in listing):
+            local = staging / entry.path
+            if not local.resolve().is_relative_to(staging.resolve()):
+                raise IntegrityError(f"the manifest of {digest} names {entry.path!r}, outside its directory")
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get_file(f"{base}/files/{entry.path}", str(local))
+        publish_directory(staging, destination)
+
+    def put(self, path: str, data: bytes) -> None:
+        target = f"{self._root}/{path}"
+        self._fs.makedirs(os.path.dirname(target), exist_ok=True)
+        self._fs.pipe_file(target, data)
