@@ -8,7 +8,7 @@ matched by parameter name.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -96,7 +96,7 @@ class Line:
                 pool=pool,
                 output_required=not optional,
                 description=inspect.getdoc(function),
-            )(_typed_failures(function))
+            )(_as_stage(function))
 
         return decorate
 
@@ -146,16 +146,23 @@ def _source_digest(module: ModuleType) -> str:
     return json_digest({path.relative_to(file.parent).as_posix(): Digest.of_file(path) for path in files})
 
 
-def _typed_failures(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the library's errors reach a person as one message, without a retry that could not help."""
+def _as_stage(function: Callable[..., Any]) -> Callable[..., Iterator[dg.MaterializeResult[Any]]]:
+    """The function as Dagster wants it: a typed event, or none, and the library's errors as one message.
+
+    No retry: what a `ForgeError` says would be said again.
+    """
+    expected = inspect.signature(function).return_annotation
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Iterator[dg.MaterializeResult[Any]]:
         try:
             value = function(*args, **kwargs)
         except ForgeError as error:
             raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
-        # Stages that ran over Pipes owe Dagster an event, not a bare value; the rest may give one too.
-        return value if value is None else dg.MaterializeResult(value=value)
+        if isinstance(value, expected):
+            yield dg.MaterializeResult(value=value)
+        elif value is not None:
+            words = f"{function.__name__} returned {type(value).__name__}; it declares {expected.__name__}"
+            raise dg.Failure(words, allow_retries=False)
 
     return run

@@ -68,7 +68,7 @@ class StageProcess(dg.ConfigurableResource[Any]):
             dagster.Failure: The process ended without a result and without saying why.
         """
         home = Home(Path(self.home))
-        work = home.work / context.run_id / context.op_handle.to_string()
+        work = home.work / context.run_id / str(context.op_execution_context.op_handle)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         home.progress.mkdir(parents=True, exist_ok=True)
@@ -172,4 +172,5 @@ def _raise_error(stage: str, code: int, outcome: Mapping[str, Any]) -> None:
         return
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     advice = "; the system may have run out of memory: reduce batch size or max_length" if code == -9 else ""
-    raise dg.Failure(f"{stage}: its process ended with {how} and left no result{advice}. Its output is in the run's logs.")
+    words = f"{stage}: its process ended with {how} and left no result{advice}. Its output is in the run's logs."
+    raise dg.Failure(words, allow_retries=False)

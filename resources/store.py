@@ -176,6 +176,10 @@ class _Remote:
                 raise IntegrityError(f"the manifest of {digest} names {entry.path!r}, outside its directory")
             local.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get_file(f"{base}/files/{entry.path}", str(local))
+        actual = Manifest.of_directory(staging).digest
+        if actual != digest:
+            shutil.rmtree(staging)
+            raise IntegrityError(f"{digest} was changed in the remote store: its files hash to {actual}")
         publish_directory(staging, destination)
 
     def put(self, path: str, data: bytes) -> None:

@@ -73,7 +73,7 @@ def estimate_compute(
         assumptions=(
             "architecture method 6*P*D for a dense model, forward and backward pass",
             "P counts frozen weights too, which makes the figure an upper estimate for adapters",
-            "D counts every token of the training split once for each epoch trained",
+            "D counts every token that went through the model in training, repeats each time, padding excluded",
             "evaluation, export and activation recomputation are not counted",
             f"tolerance {thresholds.estimate_tolerance:.0%}; {thresholds.reference}",
         ),
@@ -81,9 +81,11 @@ def estimate_compute(
 
 
 def compute_of(evidence: Evidence) -> ComputeEstimate:
-    """The estimate for a bundle's fine-tune: tokens of the training split, times the epochs trained."""
+    """The estimate for a bundle's fine-tune: tokens as the trainer counted them, else training split times epochs."""
     training, split = evidence.training, evidence.tokenization.splits.get("train")
-    tokens = round(split.tokens * training.epochs) if split else None
+    tokens = training.tokens_trained
+    if tokens is None and split is not None:
+        tokens = round(split.tokens * training.epochs)
     return estimate_compute(training.total_parameters, tokens, load_regime(evidence.run.regime).gpai)
 
 

@@ -334,6 +334,10 @@ def _read_manifests(path: Path) -> dict[str, Manifest]:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(dict[str, Manifest]).validate_python(loads_strict(path.read_bytes()))
+        manifests = TypeAdapter(dict[str, Manifest]).validate_python(loads_strict(path.read_bytes()))
     except (ValidationError, ValueError) as error:
         raise IntegrityError(f"{path} does not hold manifests: {error}") from error
+    for asset in ("raw_dataset", "tokenized_dataset", "fine_tuned_model"):
+        if asset not in manifests:
+            raise IntegrityError(f"{path} lists no {asset}; every bundle is about one")
+    return manifests

@@ -7,6 +7,8 @@ from typing import Any
 from forge_pipeline.annex_iv.evidence import Evidence
 from forge_pipeline.gates import GateDecision, overall_verdict
 
+SYNTHETIC = "Synthetic example: no real system, model or data."
+
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
 
 
@@ -23,7 +25,7 @@ def status_line(evidence: Evidence) -> str:
     """What a reader must know before anything else: released or not, which model, when."""
     words = ["**Released.**" if evidence.released else "**Not released.**"]
     if evidence.run.synthetic:
-        words.append("**Synthetic example: no real system, model or data.**")
+        words.append(f"**{SYNTHETIC}**")
     verdict = overall_verdict(evidence.gates).value.replace("_", " ")
     words.append(f"Gates: {verdict}. Model `{evidence.subjects['fine_tuned_model']}`, {evidence.run.generated_at}.")
     return " ".join(words)

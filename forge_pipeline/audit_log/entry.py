@@ -207,7 +207,11 @@ def _is_base64(value: object, size: int) -> bool:
 
 
 def _is_commitment(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, str) and _HEX32.fullmatch(v) for v in value.values())
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(v, str) and _HEX32.fullmatch(v) for v in value.values())
+    )
 
 
 _MEMBERS = {

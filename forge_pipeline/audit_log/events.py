@@ -140,7 +140,11 @@ _ROWS: tuple[EventType, ...] = (
         "The loss gate was decided in a run outside the orchestrator.",
     ),
     EventType(
-        "benchmark.evaluation_completed", {"passed": "boolean"}, "benchmark_report", "15(1), Annex IV 2(g)", "The benchmark ran."
+        "benchmark.evaluation_completed",
+        {"passed": "boolean"},
+        "benchmark_report",
+        "15(1), Annex IV 2(g)",
+        "The benchmark ran.",
     ),
     EventType(
         "safety.evaluation_completed",
@@ -164,7 +168,9 @@ _ROWS: tuple[EventType, ...] = (
         "15(1)",
         "A gate failed; the model stays where it is, unreleased.",
     ),
-    EventType("model.released", {"subject": "digest"}, "released_model", "17(1)(d), 18(1)", "These bytes were released."),
+    EventType(
+        "model.released", {"subject": "digest"}, "released_model", "17(1)(d), 18(1)", "These bytes were released."
+    ),
     EventType(
         "release.refused",
         {"subject": "digest", "reason": "string"},
@@ -179,8 +185,12 @@ _ROWS: tuple[EventType, ...] = (
         "9(6)-(8), 17(1)(m)",
         "People must decide about exactly these bytes.",
     ),
-    EventType("human_approval.granted", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person approved."),
-    EventType("human_approval.rejected", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person rejected."),
+    EventType(
+        "human_approval.granted", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person approved."
+    ),
+    EventType(
+        "human_approval.rejected", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person rejected."
+    ),
     EventType("pipeline.started", {}, "trainer", "12(1)", "A run of the pipeline began."),
     EventType("pipeline.completed", {"success": "boolean"}, "trainer", "12(1)", "A run of the pipeline ended."),
     EventType("pipeline.failed", {"error": "string"}, "trainer", "12(1)", "A run of the pipeline ended in an error."),
@@ -195,10 +205,18 @@ _ROWS: tuple[EventType, ...] = (
         "Stored bytes were compared with the digest recorded for them.",
     ),
     EventType(
-        "data.erasure_requested", {"target_kind": "string"}, "erasure", "GDPR 17", "Erasure of a person's data was asked for."
+        "data.erasure_requested",
+        {"target_kind": "string"},
+        "erasure",
+        "GDPR 17",
+        "Erasure of a person's data was asked for.",
     ),
-    EventType("data.erasure_completed", {"target_kind": "string"}, "erasure", "GDPR 17", "The erasure was carried out."),
-    EventType("data.erasure_failed", {"error": "string"}, "erasure", "GDPR 17", "The erasure could not be carried out."),
+    EventType(
+        "data.erasure_completed", {"target_kind": "string"}, "erasure", "GDPR 17", "The erasure was carried out."
+    ),
+    EventType(
+        "data.erasure_failed", {"error": "string"}, "erasure", "GDPR 17", "The erasure could not be carried out."
+    ),
     EventType(
         "data.erasure_warning_memorisation",
         {},
@@ -234,7 +252,9 @@ def check_event(event: str, fields: Mapping[str, Any]) -> None:
         raise ValueError(f"event {event!r}: {', '.join(taken)} belong to the entry's envelope; rename the field")
     known = CATALOGUE.get(event)
     problems = [
-        f"field {name!r} is missing" if name not in fields else f"field {name!r} is not {_article(kind)}: {fields[name]!r}"
+        f"field {name!r} is missing"
+        if name not in fields
+        else f"field {name!r} is not {_article(kind)}: {fields[name]!r}"
         for name, kind in (known.required if known else {}).items()
         if name not in fields or not _is_kind(fields[name], kind)
     ]

@@ -50,7 +50,9 @@ def exclusive(path: Path) -> Iterator[None]:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
     except OSError as error:
-        raise EvidenceError(error.errno, f"cannot open the audit log's lock file: {error.strerror}", str(path)) from error
+        raise EvidenceError(
+            error.errno, f"cannot open the audit log's lock file: {error.strerror}", str(path)
+        ) from error
     try:
         try:
             _lock(fd, shared=False)

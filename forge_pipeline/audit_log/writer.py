@@ -93,8 +93,9 @@ class AuditLogger:
         self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._state: tuple[tuple[int, int], Head] | None = None  # (device, inode) of the file, and its head
+        self._log_keys: tuple[str, LogKeys] | None = None  # keys are derived once per log
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            _make_directory(directory)
         except OSError as error:
             _raise_evidence_error(error, "cannot make the audit log's directory", directory)
         with self._exclusively():
@@ -128,7 +129,9 @@ class AuditLogger:
         with self._exclusively():
             head = self._current_head()
             if self.run_id in head.closed_runs:
-                raise ValueError(f"run {self.run_id!r} was closed in {self._log_path}; log further events under another run")
+                raise ValueError(
+                    f"run {self.run_id!r} was closed in {self._log_path}; log further events under another run"
+                )
             after = self._append(head, event, fields)
         return Receipt(after.tree.size - 1, as_digest(after.last), after.anchor)
 
@@ -186,8 +189,8 @@ class AuditLogger:
             return Checkpoint.parse(self._checkpoint_path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError) as error:
             raise EvidenceError(
-                f"{self._log_path} has no usable checkpoint beside it ({error}), so entries may have been cut from its end. "
-                f"Restore {self._checkpoint_path.name}, or move the log aside to begin a new one"
+                f"{self._log_path} has no usable checkpoint beside it ({error}), so entries may have been cut from its "
+                f"end. Restore {self._checkpoint_path.name}, or move the log aside to begin a new one"
             ) from error
 
     def _begin(self) -> Head:
@@ -221,8 +224,8 @@ class AuditLogger:
             return head
         if beyond or len(tail) > MAX_LINE_BYTES + 1:
             raise EvidenceError(
-                f"{self._log_path} goes on for {size - head.end} bytes after its checkpoint, which is more than the one "
-                "entry that a crash can leave. Nothing was appended; look at it with `forge verify log`"
+                f"{self._log_path} goes on for {size - head.end} bytes after its checkpoint, which is more than the "
+                "one entry that a crash can leave. Nothing was appended; look at it with `forge verify log`"
             )
         digest = Digest.of(tail)
         torn = self._log_path.with_name(f"{LOG_FILE}.torn-{digest.short}")
@@ -232,8 +235,9 @@ class AuditLogger:
         return self._append(head, events.RECOVERED, fields)
 
     def _append(self, head: Head, event: str, fields: Mapping[str, Any]) -> Head:
-        keys = self._keys(head.log_id)
-        entry = keys.authenticate(self._entry(head.log_id, head.tree.size, as_digest(head.last), event, fields))
+        draft = self._entry(head.log_id, head.tree.size, as_digest(head.last), event, fields)
+        # Read back, so that what is signed cannot change under us and what is written can be read.
+        entry = self._keys(head.log_id).authenticate(Entry.parse(draft.to_bytes()))
         line = entry.to_bytes() + b"\n"
         after = head.then(line, entry)
         self._write_line(head, line)
@@ -254,7 +258,9 @@ class AuditLogger:
         try:
             written = os.write(fd, line)
             if written != len(line):
-                raise EvidenceError(f"{self._log_path}: only {written} of {len(line)} bytes could be written; is the disk full?")
+                raise EvidenceError(
+                    f"{self._log_path}: only {written} of {len(line)} bytes could be written; is the disk full?"
+                )
             os.fsync(fd)
         except BaseException:
             with suppress(OSError):  # what stays is a torn tail, which the next append moves aside
@@ -287,7 +293,10 @@ class AuditLogger:
         self._state = ((stat.st_dev, stat.st_ino), head)
 
     def _keys(self, log_id: str) -> LogKeys:
-        return LogKeys.of(log_id, secret=self._settings.hmac_secret, private=self._settings.signing_key)
+        if self._log_keys is None or self._log_keys[0] != log_id:
+            keys = LogKeys.of(log_id, secret=self._settings.hmac_secret, private=self._settings.signing_key)
+            self._log_keys = (log_id, keys)
+        return self._log_keys[1]
 
     def _check_keys(self, head: Head) -> None:
         """Refuse to go on without the keys that the log has named."""
@@ -298,18 +307,27 @@ class AuditLogger:
             None if head.keys.hmac in (None, mine.hmac) else head.keys.hmac,
             None if head.keys.ed25519 in (None, mine.ed25519) else head.keys.ed25519,
         )
-        variables = [name for name, key in ((SECRET_VARIABLE, missing.hmac), (SIGNING_KEY_VARIABLE, missing.ed25519)) if key]
+        variables = [
+            name for name, key in ((SECRET_VARIABLE, missing.hmac), (SIGNING_KEY_VARIABLE, missing.ed25519)) if key
+        ]
         raise EvidenceError(
-            f"{self._log_path} carries tags or signatures of keys that are not at hand. Set {' and '.join(variables)} to the "
-            "values the log was written with, or use another output directory"
+            f"{self._log_path} carries tags or signatures of keys that are not at hand. Set {' and '.join(variables)} to "
+            "the values the log was written with, or use another output directory"
         )
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left of its atomic writes; under the lock nobody is writing one."""
-        for name in (LOG_FILE, LOG_FILE + CHECKPOINT_SUFFIX):
-            for path in self._log_path.parent.glob(f".{name}.*"):
-                with suppress(OSError):
-                    path.unlink()
+        for path in self._log_path.parent.glob(f".{LOG_FILE}.*"):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _make_directory(directory: Path) -> None:
+    """Make `directory` and what is missing above it, durably."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        atomic.fsync_directory(path.parent)
 
 
 def _raise_evidence_error(error: OSError, what: str, path: Path) -> NoReturn:

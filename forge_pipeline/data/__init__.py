@@ -12,6 +12,8 @@ from forge_pipeline.data.artifacts import (
 )
 from forge_pipeline.data.examples import conversation_of
 from forge_pipeline.data.ingestion import ingest
+from forge_pipeline.data.prepare import prepare_dataset
+from forge_pipeline.data.tokenization import tokenize
 
 __all__ = [
     "DatasetProvenance",
@@ -24,4 +26,6 @@ __all__ = [
     "Transformation",
     "conversation_of",
     "ingest",
+    "prepare_dataset",
+    "tokenize",
 ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -167,7 +166,7 @@ def as_split(name: str) -> str | None:
     stem = name.casefold()
     for cut in ".-_":
         stem = stem.partition(cut)[0]
-    return cast(dict[str, str], _ALIASES).get(stem)
+    return _ALIASES.get(stem)
 
 
 _ALIASES = {

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from forge_pipeline.data.examples import common_prefix_length
 from forge_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,35 +78,45 @@ class ChatMasker:
         """
         if not assistant_only:
             return self._from_message(messages, learn_from, tools)
-        if self.template_marks_turns and not learn_from:
-            return self._marked(messages, tools)
+        if self.template_marks_turns:
+            return self._marked(messages, learn_from, tools)
         return self._by_prefix(messages, learn_from, tools)
 
-    def _from_message(self, messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None) -> Tokens:
-        whole = self._ids(self._render(messages, tools))
-        if first == 0:
-            return Tokens(whole, [True] * len(whole))
-        prompt = self._ids(self._render(messages[:first], tools, prompt=True))
-        start = common_prefix_length(prompt, whole)
-        return Tokens(whole, [t >= start for t in range(len(whole))])
+    def length(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> int:
+        """Tokens in the rendered conversation; as a prompt, with what asks the assistant to speak."""
+        return len(self._ids(self._render(messages, None, prompt=prompt)))
 
-    def _marked(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> Tokens:
+    def _from_message(self, messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None) -> Tokens:
+        ids = self._ids(self._render(messages, tools))
+        start = self._prompt_length(ids, messages, first, tools)
+        return Tokens(ids, [t >= start for t in range(len(ids))])
+
+    def _marked(self, messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None) -> Tokens:
         encoded = self._apply(messages, tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-        ids, mask = list(encoded["input_ids"]), [bool(bit) for bit in encoded["assistant_masks"]]
+        ids, mask = list(encoded["input_ids"]), list(encoded["assistant_masks"])
+        if 1 not in mask and any(message["role"] == "assistant" for message in messages):
+            raise DataError("the chat template's {% generation %} tags mark nothing of the assistant's turns")
+        start = self._prompt_length(ids, messages, first, tools)
         learnt = [False] * len(ids)
-        for start, end in _runs(mask):
-            end = self._end_of_turn(ids, start, end)
-            learnt[start:end] = [True] * (end - start)
-        if not any(mask) and any(message["role"] == "assistant" for message in messages):
-            raise DataError("the chat template's {% generation %} tags mark nothing of the assistant's turn")
+        for begin, until in _runs([bool(bit) and t >= start for t, bit in enumerate(mask)]):
+            until = self._end_of_turn(ids, begin, until)
+            learnt[begin:until] = [True] * (until - begin)
         return Tokens(ids, learnt)
+
+    def _prompt_length(
+        self, ids: list[int], messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None
+    ) -> int:
+        """Number of tokens before message `first`."""
+        if first == 0:
+            return 0
+        return common_prefix_length(self._ids(self._render(messages[:first], tools, prompt=True)), ids)
 
     def _by_prefix(self, messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None) -> Tokens:
         text = self._render(messages, tools)
         ids = self._ids(text)
         learnt = [False] * len(ids)
         for i, message in enumerate(messages):
-            if message["role"] != "assistant" or i < first:
+            if message["role"] != "assistant" or i < max(first, 1):  # an opening word of the assistant answers nobody
                 continue
             start = self._boundary(text, ids, self._render(messages[:i], tools, prompt=True), i)
             through = text if i + 1 == len(messages) else self._render(messages[: i + 1], tools)
@@ -139,18 +150,15 @@ class ChatMasker:
         return last + 1
 
     def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, *, prompt: bool = False) -> str:
-        if not messages:
-            return "" if not prompt else self._apply_empty()
         return str(self._apply(messages, tools, tokenize=False, add_generation_prompt=prompt))
-
-    def _apply_empty(self) -> str:
-        raise DataError("a conversation begins with the assistant; the chat template cannot render an empty prompt")
 
     def _apply(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, **options: Any) -> Any:
         import jinja2
 
         try:
-            return self.tokenizer.apply_chat_template(list(messages), tools=tools, chat_template=self.template, **options)
+            return self.tokenizer.apply_chat_template(
+                list(messages), tools=tools, chat_template=self.template, **options
+            )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise DataError(f"the chat template refuses a conversation of {roles}: {error}") from error
@@ -158,12 +166,6 @@ class ChatMasker:
     def _ids(self, text: str) -> list[int]:
         # The template writes its own beginning-of-sequence token.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens two sequences share."""
-    shorter = min(len(first), len(second))
-    return next((t for t in range(shorter) if first[t] != second[t]), shorter)
 
 
 def _runs(mask: Sequence[bool]) -> list[tuple[int, int]]:

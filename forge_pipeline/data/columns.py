@@ -98,10 +98,9 @@ class _Chunk:
     def __init__(self, start: int, values: Sequence[Any]) -> None:
         self.start = start
         self.length = len(values)
-        self.array = _native(values)
-        self.is_json = self.array is None
-        if self.array is None:
-            self.array = _json_array(values)
+        native = _native(values)
+        self.is_json = native is None
+        self.array = _json_array(values) if native is None else native
 
     def as_json(self) -> pa.Array:
         return self.array if self.is_json else _json_array(self.array.to_pylist())

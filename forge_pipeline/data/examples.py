@@ -7,7 +7,6 @@ joined as they are. A row that cannot be learnt from raises `RowError` with the 
 """
 
 import json
-import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +68,12 @@ def conversation_of(row: Mapping[str, Any]) -> list[dict[str, str]] | None:
         answer = columns.get("chosen", columns.get("completion", []))
         turns = [*_as_turns(columns["prompt"], "user"), *_as_turns(answer, "assistant")]
     return [{"role": turn["role"], "content": turn.get("content") or ""} for turn in turns]
+
+
+def common_prefix_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many leading items (tokens, messages, characters) two sequences share."""
+    shorter = min(len(first), len(second))
+    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
 
 
 def _as_turns(value: Any, role: str) -> list[Message]:
@@ -198,15 +203,11 @@ def _chat_prompt(row: Mapping[str, Any], names: Mapping[str, str], question: str
 
 def _split_common_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     """The longest common beginning of both answers is the prompt, where none is given (as TRL does)."""
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        common = len(os.path.commonprefix([chosen, rejected]))
-        if common and chosen[common - 1] == " ":  # the space belongs to the first word of the answer
-            common -= 1
-    elif isinstance(chosen, list) and isinstance(rejected, list):
-        pairs = list(zip(chosen, rejected, strict=False))
-        common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-    else:
+    if type(chosen) is not type(rejected):
         raise RowError("chosen and rejected are of different kinds; expected two texts or two lists of messages")
+    common = common_prefix_length(chosen, rejected)
+    if common and chosen[common - 1] == " ":  # the space belongs to the first word of the answer
+        common -= 1
     if not common or not chosen[common:] or not rejected[common:]:
         raise RowError("there is no prompt column, and chosen and rejected do not share a beginning and then differ")
     return chosen[:common], chosen[common:], rejected[common:]

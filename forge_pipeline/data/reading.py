@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +55,9 @@ def read_rows(path: Path) -> Rows:
     """
     reader = _READERS.get(_suffix(path))
     if reader is None:
-        raise DataError(f"{path}: cannot read files of this kind; expected {', '.join(known_suffixes())}, or .gz of them")
+        raise DataError(
+            f"{path}: cannot read files of this kind; expected {', '.join(known_suffixes())}, or .gz of them"
+        )
     try:
         if path.stat().st_size == 0:
             raise _empty(path)
@@ -108,7 +110,11 @@ def _problem(value: Any, depth: int = 0) -> str | None:
     if depth > _DEEPEST:
         return f"nested more than {_DEEPEST} levels deep"
     if isinstance(value, str):
-        return None if value.isascii() or not _has_surrogate(value) else "text with half of a surrogate pair (\\ud800-\\udfff)"
+        return (
+            None
+            if value.isascii() or not _has_surrogate(value)
+            else "text with half of a surrogate pair (\\ud800-\\udfff)"
+        )
     if isinstance(value, dict):
         keys = (_problem(key, depth + 1) for key in value if isinstance(key, str))
         inner = (_problem(item, depth + 1) for item in value.values())
@@ -128,7 +134,8 @@ def _has_surrogate(text: str) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    with gzip.open(path) if path.name.casefold().endswith(".gz") else path.open("rb") as file:
+    zipped = path.name.casefold().endswith(".gz")
+    with cast(IO[bytes], gzip.open(path)) if zipped else path.open("rb") as file:
         yield file
 
 
@@ -228,7 +235,9 @@ def _values(text: str, path: Path) -> Rows:
         at = _skip(text, end)
         if in_array:
             if text[at : at + 1] not in (",", "]"):
-                raise DataError(f"{path}: line {line}: no ',' or ']' after the row that begins here; is the file cut off?")
+                raise DataError(
+                    f"{path}: line {line}: no ',' or ']' after the row that begins here; is the file cut off?"
+                )
             at = _skip(text, at + 1) if text[at] == "," else at
     if in_array and at >= len(text):
         raise DataError(f"{path}: the array that begins the file is never closed with ']'; is the file cut off?")

@@ -78,7 +78,9 @@ def _local_source(name: str, path: Path) -> Source:
         return Source(str(shown), f"file:{shown}", (part,), digest=_file_digest(path))
     files = sorted(file for file in path.rglob("*") if file.is_file() and _holds_rows(file.relative_to(path)))
     if not files:
-        raise DataError(f"{path}: the folder holds no data files; expected {', '.join(known_suffixes())}, or .gz of them")
+        raise DataError(
+            f"{path}: the folder holds no data files; expected {', '.join(known_suffixes())}, or .gz of them"
+        )
     splits = {file: _declared_split(file.relative_to(path)) for file in files}
     stray = [file for file, split in splits.items() if split is None]
     if stray and len(stray) < len(files):
@@ -87,7 +89,8 @@ def _local_source(name: str, path: Path) -> Source:
             "Name it train..., validation... or test..., or move it out of the folder"
         )
     if not stray and "train" not in splits.values():
-        raise DataError(f"{path}: the folder declares {', '.join(sorted(set(splits.values()), key=str))} but no train split")
+        found = ", ".join(sorted({str(split) for split in splits.values()}))
+        raise DataError(f"{path}: the folder declares the splits {found}, but no train split")
     return Source(str(shown), f"file:{shown}", _parts(path, splits), digest=_manifest_digest(path, files))
 
 
@@ -134,7 +137,7 @@ def _package_source(name: str) -> Source:
     return Source(
         name,
         f"package:{metadata['Name']}=={distribution.version}/{module.replace('.', '/')}/{inside}",
-        _parts(root, {file: None for file in files}),
+        _parts(root, dict.fromkeys(files)),
         revision=distribution.version,
         license=_license_of(metadata),
         origin=_origin_of(metadata),
@@ -182,7 +185,8 @@ def _origin_of(metadata: Any) -> str | None:
         label, _, url = entry.partition(",")
         urls[label.strip().casefold()] = url.strip()
     wanted = ("repository", "source", "source code", "homepage", "documentation")
-    return next((urls[label] for label in wanted if label in urls), metadata.get("Home-page"))
+    home: str | None = metadata.get("Home-page")
+    return next((urls[label] for label in wanted if label in urls), home)
 
 
 def _hub_source(name: str, revision: str | None, offline: bool) -> Source:
@@ -238,5 +242,7 @@ def hub_parts(name: str, loaded: "DatasetDict") -> tuple[Part, ...]:
     declared = {split: as_split(split) for split in loaded}
     unknown = [split for split, known in declared.items() if known is None]
     if unknown and len(declared) > 1:
-        raise DataError(f"{name}: the split {unknown[0]!r} is neither train, validation nor test; export the rows you want")
+        raise DataError(
+            f"{name}: the split {unknown[0]!r} is neither train, validation nor test; export the rows you want"
+        )
     return tuple(Part(f"{name}/{split}", known, reader(split)) for split, known in declared.items())

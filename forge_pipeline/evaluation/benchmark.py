@@ -15,13 +15,13 @@ The gate, named ``benchmark``:
 Both thresholds set: both must pass. None set: not run, because nothing was asked.
 """
 
-import gc
 import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from forge_pipeline._optional import require
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.evaluation import BenchmarkSection
 from forge_pipeline.errors import ConfigError, EvaluationError
+from forge_pipeline.evaluation.generation import with_loaded
 from forge_pipeline.evaluation.statistics import (
     mcnemar_exact,
     paired_interval,
@@ -195,9 +196,7 @@ def run_benchmark(
     """
     if HELD_OUT in tasks:
         raise ConfigError("held_out is built from a dataset; call evaluation.benchmark(config, model, dataset)")
-    measured = measure(
-        model, tokenizer, load_tasks(tasks), num_fewshot=num_fewshot, batch_size=batch_size, limit=limit
-    )
+    measured = measure(model, tokenizer, load_tasks(tasks), num_fewshot=num_fewshot, batch_size=batch_size, limit=limit)
     reason = None
     if min_score is None:
         reason = "no min_score was given, so there was nothing to pass"
@@ -384,7 +383,7 @@ def _task_score(task: NamedTask, results: Mapping[str, Any]) -> TaskScore:
         for sample in samples:
             item = f"{leaf}/{sample['doc_id']}/{sample['doc_hash']}"
             asked.append([item, sample["prompt_hash"], sample["target_hash"]])
-            if isinstance(sample.get(metric), (int, float)):
+            if isinstance(sample.get(metric), Real):
                 values[item] = float(sample[metric])
         metrics.append(f"{metric},{key}")
         weighted += score * len(samples)
@@ -401,7 +400,7 @@ def _metric_of(leaf: str, results: Mapping[str, Any]) -> tuple[str, str, float]:
     for metric in _METRICS:
         for key, value in reported.items():
             name, _, filter_name = key.partition(",")
-            if name == metric and isinstance(value, (int, float)):
+            if name == metric and isinstance(value, Real):
                 return metric, filter_name, float(value)
     names = sorted({key.partition(",")[0] for key in reported if "," in key and "_stderr" not in key})
     raise EvaluationError(
@@ -415,7 +414,7 @@ def _check_finite(leaf: str, samples: Sequence[Mapping[str, Any]], score: float)
     for sample in samples:
         for response in sample["filtered_resps"]:
             first = response[0] if isinstance(response, (list, tuple)) and response else response
-            if isinstance(first, float) and not math.isfinite(first):
+            if isinstance(first, Real) and not math.isfinite(first):
                 raise EvaluationError(f"the model's log-likelihoods on {leaf!r} are not finite; its weights are broken")
     if not samples or not math.isfinite(score):
         raise EvaluationError(f"the task {leaf!r} gave no finite score over {len(samples)} items")
@@ -427,7 +426,7 @@ def _reduced(results: Mapping[str, Any], truncated: int) -> dict[str, Any]:
         task: {
             key: float(value)
             for key, value in reported.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         }
         for task, reported in results["results"].items()
     }
@@ -490,7 +489,9 @@ def _decide(
     if section.max_regression is not None:
         findings += [_regression_finding(section.max_regression, comparison) for comparison in comparisons]
     if not findings:
-        findings = [_Finding("not_run", "the recipe sets no threshold (evaluation.benchmark.min_score, max_regression)")]
+        findings = [
+            _Finding("not_run", "the recipe sets no threshold (evaluation.benchmark.min_score, max_regression)")
+        ]
     worst = min(findings, key=lambda finding: _ORDER.index(finding.outcome))
     telling = [finding.reason for finding in findings if finding.outcome == worst.outcome]
     return GateDecision(
@@ -513,7 +514,9 @@ def _score_finding(min_score: float, tuned: Measurement) -> _Finding:
     if len(tuned.tasks) == 1 and tuned.tasks[0].is_binary:
         interval = wilson_interval(round(tuned.average * n), n)
     reached = tuned.average >= min_score
-    words = f"mean score {tuned.average:.4f} over {n} items {'reaches' if reached else 'is below'} min_score {min_score}"
+    words = (
+        f"mean score {tuned.average:.4f} over {n} items {'reaches' if reached else 'is below'} min_score {min_score}"
+    )
     return _Finding("pass" if reached else "fail", words, "mean_score", tuned.average, min_score, interval, n)
 
 
@@ -531,14 +534,10 @@ def _regression_finding(allowed: float, comparison: PairedComparison) -> _Findin
             outcome, words = "fail", f"{numbers}, a loss beyond max_regression {allowed}"
         else:
             outcome, words = "insufficient_evidence", f"{numbers}, which does not rule out a loss beyond {allowed}"
-    return _Finding(
-        outcome, words, "difference", comparison.difference, -allowed, comparison.interval, comparison.n
-    )
+    return _Finding(outcome, words, "difference", comparison.difference, -allowed, comparison.interval, comparison.n)
 
 
-def _not_run(
-    subject: Digest, dataset_digest: Digest, section: BenchmarkSection | None, reason: str
-) -> BenchmarkResult:
+def _not_run(subject: Digest, dataset_digest: Digest, section: BenchmarkSection | None, reason: str) -> BenchmarkResult:
     guards = (section or BenchmarkSection()).guards
     gate = GateDecision(gate="benchmark", outcome="not_run", reason=reason, subject=subject, guards=guards)
     return BenchmarkResult({}, 0.0, False, reason, {}, gates=(gate,), subject=subject, dataset_digest=dataset_digest)
@@ -558,10 +557,9 @@ def _measure_loaded(
     section: BenchmarkSection,
     on_requests: OnRequests,
 ) -> Measurement:
-    """Load, measure, let go: two models never share the memory."""
-    model, tokenizer = load()
-    try:
-        return measure(
+    return with_loaded(
+        load,
+        lambda model, tokenizer: measure(
             model,
             tokenizer,
             named,
@@ -569,10 +567,8 @@ def _measure_loaded(
             batch_size=section.batch_size,
             limit=section.limit,
             on_requests=on_requests,
-        )
-    finally:
-        del model
-        gc.collect()
+        ),
+    )
 
 
 class _Stepper:

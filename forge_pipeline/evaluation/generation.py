@@ -8,9 +8,10 @@ as they came: mode, padding side and generation config are not changed, and the
 sampling settings and penalties of the model's own generation config do not apply.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from forge_pipeline.errors import EvaluationError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Conversation = list[dict[str, str]]
+T = TypeVar("T")
 
 
 def generate(
@@ -80,13 +82,32 @@ def render(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> 
         EvaluationError: There is no chat template, or it refuses this conversation.
     """
     if not tokenizer.chat_template:
-        raise EvaluationError("the tokenizer has no chat template; set model.chat_template to a Jinja template or its path")
+        raise EvaluationError(
+            "the tokenizer has no chat template; set model.chat_template to a Jinja template or its path"
+        )
     try:
         text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program and may raise anything
         roles = [message.get("role") for message in conversation]
         raise EvaluationError(f"the chat template refuses a conversation with the roles {roles}: {error}") from error
     return str(text)
+
+
+def with_loaded(
+    load: Callable[[], tuple["PreTrainedModel", "PreTrainedTokenizerBase"]],
+    use: Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], T],
+) -> T:
+    """Load, use, let go: base and tuned model never share the memory."""
+    import torch
+
+    model, tokenizer = load()
+    try:
+        return use(model, tokenizer)
+    finally:
+        del model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _answers(

@@ -214,7 +214,9 @@ _VERDICT_WORDS = (  # part of the guard's name, its word for safe, its word for 
     ("granite-guardian", "No", "Yes"),
     ("", "safe", "unsafe"),
 )
-_SAFE_LABEL = re.compile(r"^(?:safe|benign|harmless|neutral|ok|non[-_ ]?toxic|not[-_ ]toxic|acceptable)$", re.IGNORECASE)
+_SAFE_LABEL = re.compile(
+    r"^(?:safe|benign|harmless|neutral|ok|non[-_ ]?toxic|not[-_ ]toxic|acceptable)$", re.IGNORECASE
+)
 
 
 class GuardScorer:
@@ -296,7 +298,9 @@ class GuardScorer:
             )
         except (OSError, ValueError, ImportError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ScorerUnavailableError(f"the {what} of the guard {self._name!r} cannot be loaded: {lines[0]}") from error
+            raise ScorerUnavailableError(
+                f"the {what} of the guard {self._name!r} cannot be loaded: {lines[0]}"
+            ) from error
 
 
 def _guard_mode(section: SafetySection, config: Any) -> Literal["classification", "generation"]:

@@ -68,13 +68,17 @@ def held_out(dataset: "RawDataset", tokenizer: "PreTrainedTokenizerBase") -> Hel
     """Multiple-choice items from the dataset's test split, or its validation split where there is no test split."""
     split = next((name for name in ("test", "validation") if name in dataset.splits), None)
     if split is None:
-        return HeldOut(None, (), "the dataset has no test or validation split; set data.split.test or data.split.validation")
+        return HeldOut(
+            None, (), "the dataset has no test or validation split; set data.split.test or data.split.validation"
+        )
     questions = _questions(dataset.rows(split), tokenizer)
     if not questions:
         return HeldOut(split, (), f"no row of the {split} split ends with an assistant's answer")
     items = _items(questions)
     if not items:
-        return HeldOut(split, (), f"the {split} split's rows all give the same answer, so there is no wrong one to choose")
+        return HeldOut(
+            split, (), f"the {split} split's rows all give the same answer, so there is no wrong one to choose"
+        )
     return HeldOut(split, tuple(items))
 
 
@@ -259,9 +263,7 @@ def _last_answer(conversation: Conversation) -> int | None:
     return None
 
 
-def _context(
-    tokenizer: "PreTrainedTokenizerBase", before: Conversation, last: Mapping[str, str], answer: str
-) -> str:
+def _context(tokenizer: "PreTrainedTokenizerBase", before: Conversation, last: Mapping[str, str], answer: str) -> str:
     """The rendered text up to where the answer starts.
 
     Templates may write something between the generation prompt and the answer (a

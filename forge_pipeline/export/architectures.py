@@ -121,7 +121,10 @@ def _tensors(*, biases: tuple[str, ...], norms: tuple[str, ...] = ()) -> tuple[T
         "ffn_up": ("embedding", "feed_forward"),
         "ffn_down": ("feed_forward", "embedding"),
     }
-    block = [TensorSpec("blk.{}.attn_norm.weight", ("embedding",)), TensorSpec("blk.{}.ffn_norm.weight", ("embedding",))]
+    block = [
+        TensorSpec("blk.{}.attn_norm.weight", ("embedding",)),
+        TensorSpec("blk.{}.ffn_norm.weight", ("embedding",)),
+    ]
     block += [TensorSpec(f"blk.{{}}.{name}.weight", ("head",)) for name in norms]
     for name, dims in weights.items():
         block.append(TensorSpec(f"blk.{{}}.{name}.weight", dims))
@@ -302,7 +305,8 @@ def _check_supported(config: Mapping[str, Any], architecture: Architecture) -> N
     rope_type = architecture.rope_scaling["rope_type"]
     faults = {
         f"hidden_act {config.get('hidden_act')!r}; expected 'silu'": config.get("hidden_act") != "silu",
-        f"rope_type {rope_type!r}; expected default, linear or llama3": rope_type not in ("default", "linear", "llama3"),
+        f"rope_type {rope_type!r}; expected default, linear or llama3": rope_type
+        not in ("default", "linear", "llama3"),
         "a partial_rotary_factor other than 1": architecture.rope_scaling.get("partial_rotary_factor", 1.0) != 1.0,
         "sliding-window layers": architecture.model_type != "mistral" and _slides(config),
         "quantized weights; merge it in float32 first": bool(config.get("quantization_config")),

@@ -250,7 +250,7 @@ def _non_finite(file: Any, tensor: Tensor) -> int:
     import numpy as np
 
     kind = tensor.type
-    floats = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
+    floats: dict[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
     file.seek(tensor.offset)
     left, bad = tensor.size, 0
     step = _CHUNK // kind.size * kind.size

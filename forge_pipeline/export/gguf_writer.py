@@ -17,7 +17,14 @@ from forge_pipeline.errors import ExportError
 from forge_pipeline.export.architectures import Architecture, read_architecture
 from forge_pipeline.export.checkpoint import Checkpoint
 from forge_pipeline.export.gguf_reader import TENSOR_TYPES
-from forge_pipeline.export.quantize import FILE_TYPES, TYPE_IDS, TypePolicy, native_library, needs_native_library, quantize_rows
+from forge_pipeline.export.quantize import (
+    FILE_TYPES,
+    TYPE_IDS,
+    TypePolicy,
+    native_library,
+    needs_native_library,
+    quantize_rows,
+)
 from forge_pipeline.export.tokenizer_metadata import TokenizerMetadata, read_tokenizer
 from forge_pipeline.progress import Progress, Report, silent
 
@@ -107,7 +114,9 @@ def _map_names(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, 
             continue  # computed by llama.cpp; the same matrix as the embedding
         target = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise ExportError(f"tensor {source} has no counterpart in the {architecture.name} architecture of llama.cpp")
+            raise ExportError(
+                f"tensor {source} has no counterpart in the {architecture.name} architecture of llama.cpp"
+            )
         found[target] = source
     needed = list(architecture.catalogue.required_names(architecture.blocks))
     needed += [] if architecture.tied else ["output.weight"]
@@ -173,16 +182,18 @@ def _add_table(
     divisors = architecture.rope_divisors()
     if divisors is not None:
         shapes[_ROPE_FREQS] = divisors.shape
-    sizes = architecture.catalogue.sizes(
-        {"general.architecture": architecture.name, **architecture.metadata()}
-    ) | {"vocabulary": architecture.vocabulary}
+    sizes = architecture.catalogue.sizes({"general.architecture": architecture.name, **architecture.metadata()}) | {
+        "vocabulary": architecture.vocabulary
+    }
     types = {}
     for target in architecture.catalogue.all_names(architecture.blocks):
         if target not in shapes:
             continue
         dims = shapes[target][::-1]
         if dims != architecture.catalogue.dims(target, sizes):
-            raise ExportError(f"tensor {sources.get(target, target)} has shape {shapes[target]}, which config.json contradicts")
+            raise ExportError(
+                f"tensor {sources.get(target, target)} has shape {shapes[target]}, which config.json contradicts"
+            )
         types[target] = policy.type_of(target, dims)
         kind = TENSOR_TYPES[TYPE_IDS[types[target]]]
         nbytes = int(np.prod(dims)) // kind.block * kind.size

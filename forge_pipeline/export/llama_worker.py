@@ -21,6 +21,11 @@ import json
 import os
 import struct
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _I32, _PTR = ctypes.c_int32, ctypes.c_void_p
 
@@ -46,7 +51,7 @@ class _Batch(ctypes.Structure):
 
 
 _TOKENS = ctypes.POINTER(_I32)
-_SIGNATURES = {
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llama_backend_init": (None, []),
     "llama_model_default_params": (_Opaque, []),
     "llama_context_default_params": (_Opaque, []),
@@ -92,14 +97,14 @@ def set_context_fields(params: bytearray, *, context: int, threads: int) -> None
 
 
 class _Llama:
-    def __init__(self, library):
+    def __init__(self, library: str) -> None:
         self._lib = ctypes.CDLL(library)
         for name, (restype, argtypes) in _SIGNATURES.items():
             function = getattr(self._lib, name)
             function.restype, function.argtypes = restype, argtypes
         self._lib.llama_backend_init()
 
-    def open(self, path, context, threads):
+    def open(self, path: str, context: int, threads: int) -> dict[str, Any]:
         lib = self._lib
         self._model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
         if not self._model:
@@ -126,7 +131,7 @@ class _Llama:
             "chat_template": template.decode() if template else None,
         }
 
-    def tokenize(self, text, add_special):
+    def tokenize(self, text: str, add_special: bool) -> dict[str, Any]:
         data = text.encode()
         room = len(data) + 16
         tokens = (_I32 * room)()
@@ -135,7 +140,7 @@ class _Llama:
             raise RuntimeError(f"llama.cpp needs room for {-count} tokens of {len(data)} bytes")
         return {"tokens": list(tokens[:count])}
 
-    def logits(self, tokens, out):
+    def logits(self, tokens: list[int], out: str) -> dict[str, Any]:
         import numpy as np
 
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
@@ -146,7 +151,7 @@ class _Llama:
         np.save(out, rows)
         return {"shape": list(rows.shape)}
 
-    def generate(self, tokens, max_tokens):
+    def generate(self, tokens: list[int], max_tokens: int) -> dict[str, Any]:
         import numpy as np
 
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
@@ -161,17 +166,17 @@ class _Llama:
         text = b"".join(self._piece(token) for token in made).decode(errors="replace")
         return {"tokens": made, "text": text}
 
-    def _row(self, index):
+    def _row(self, index: int) -> "npt.NDArray[np.float32]":
         import numpy as np
 
         return np.ctypeslib.as_array(self._lib.llama_get_logits_ith(self._context, index), (self._size,))
 
-    def _piece(self, token):
+    def _piece(self, token: int) -> bytes:
         room = ctypes.create_string_buffer(512)
         count = self._lib.llama_token_to_piece(self._vocab, token, room, len(room), 0, False)
         return room.raw[: max(count, 0)]
 
-    def _decode(self, tokens, position, every):
+    def _decode(self, tokens: list[int], position: int, every: bool) -> None:
         batch = self._lib.llama_batch_init(len(tokens), 0, 1)
         try:
             batch.n_tokens = len(tokens)
@@ -186,14 +191,14 @@ class _Llama:
             raise RuntimeError(f"llama_decode answered {status} for {len(tokens)} tokens at position {position}")
 
 
-def _no_core_dumps():
+def _no_core_dumps() -> None:
     if os.name == "posix":
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main():
+def main() -> None:
     _no_core_dumps()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -205,7 +210,9 @@ def main():
             llama = llama or _Llama(sys.argv[1])
             answer = getattr(llama, operation)(**request)
         except (RuntimeError, OSError, AttributeError) as error:
-            answer = {"error": f"{type(error).__name__}: {error}" if not isinstance(error, RuntimeError) else str(error)}
+            answer = {
+                "error": f"{type(error).__name__}: {error}" if not isinstance(error, RuntimeError) else str(error)
+            }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

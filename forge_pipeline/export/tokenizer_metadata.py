@@ -79,7 +79,7 @@ def read_tokenizer(directory: Path, *, rows: int, pre_tokenizer: str | None = No
     settings = _read_json(directory / "tokenizer_config.json")
     model = definition["model"]
     _check_byte_level_bpe(directory, definition)
-    ids = {token: index for token, index in model["vocab"].items()}
+    ids: dict[str, int] = dict(model["vocab"])
     added = {row["content"]: row for row in definition.get("added_tokens") or []}
     ids |= {content: row["id"] for content, row in added.items()}
     tokens, types = _table(ids, added, rows)

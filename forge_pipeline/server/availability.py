@@ -76,9 +76,13 @@ def check_runnable(start: StartTraining) -> None:
     if start.use_8bit:
         raise RequestError("use_8bit: 8-bit base models are not supported by this version; send use_4bit or neither")
     if start.device not in ("auto", accelerator()):
-        raise RequestError(f"device: found {start.device!r}; this host trains on {accelerator()!r}; send that or 'auto'")
+        raise RequestError(
+            f"device: found {start.device!r}; this host trains on {accelerator()!r}; send that or 'auto'"
+        )
     if start.optim in ("paged_adamw_32bit", "paged_adamw_8bit", "adamw_bnb_8bit") and not installed("bitsandbytes"):
-        raise RequestError(f"optim: {start.optim!r} needs bitsandbytes: pip install bitsandbytes; or send 'adamw_torch'")
+        raise RequestError(
+            f"optim: {start.optim!r} needs bitsandbytes: pip install bitsandbytes; or send 'adamw_torch'"
+        )
 
 
 def _no_4bit() -> str | None:

@@ -104,7 +104,9 @@ class TrainingControl:
             if not job.active:
                 raise ConflictError(f"Job {job.id} had {job.status} before it could be stopped")
             time.sleep(0.25)
-        raise UnavailableError(f"Job {job.id} was asked to stop and is still there after {_STOP_WITHIN:.0f} s; ask again")
+        raise UnavailableError(
+            f"Job {job.id} was asked to stop and is still there after {_STOP_WITHIN:.0f} s; ask again"
+        )
 
     def status(self) -> TrainingStatus:
         """The present job's status, or the last one's."""
@@ -148,7 +150,7 @@ class TrainingControl:
             return
         run = self._launcher.status(job.run_id)
         figures = self._figures(job.run_id)
-        noted = {
+        noted: dict[str, object] = {
             "step": max(job.step, figures.step),
             "total_steps": figures.total or job.total_steps,
             "epoch": epoch_of(figures, int(job.request["num_train_epochs"])),
@@ -210,5 +212,7 @@ def _check_rows(dataset: Path, start: StartTraining) -> str | None:
         more = f" (and {report.error_count - 3} more lines)" if report.error_count > 3 else ""
         raise DataError(f"dataset: {dataset.name}: {'; '.join(report.errors[:3])}{more}")
     if report.rows < row_schemas.MIN_ROWS:
-        raise DataError(f"dataset: {dataset.name} has {report.rows} rows; training needs at least {row_schemas.MIN_ROWS}")
+        raise DataError(
+            f"dataset: {dataset.name} has {report.rows} rows; training needs at least {row_schemas.MIN_ROWS}"
+        )
     return report.schema

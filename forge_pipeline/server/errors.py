@@ -98,7 +98,9 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
         return envelope(status, str(error))
     request_id = request.scope.get("state", {}).get("request_id", "unknown")
     _log.error("request %s: %s %s", request_id, request.method, request.url.path, exc_info=error)
-    return envelope(500, f"This request failed inside the server. Its log has the reason under request id {request_id}.")
+    return envelope(
+        500, f"This request failed inside the server. Its log has the reason under request id {request_id}."
+    )
 
 
 def _words(request: Request, error: HTTPException) -> str:

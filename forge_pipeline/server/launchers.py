@@ -142,10 +142,16 @@ class DagsterRunLauncher:
     Args:
         url: Gives the webserver's address, or None while there is none yet.
         state: Says why there is none.
+        wait: Waits, within reason, until there is one; a launch calls it first.
     """
 
-    def __init__(self, url: Callable[[], str | None], state: Callable[[], str] = lambda: "ready") -> None:
-        self._url, self._state = url, state
+    def __init__(
+        self,
+        url: Callable[[], str | None],
+        state: Callable[[], str] = lambda: "ready",
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._url, self._state, self._wait = url, state, wait
         self._http = httpx.Client(timeout=_TIMEOUT, trust_env=False)
 
     def state(self) -> str:
@@ -158,6 +164,7 @@ class DagsterRunLauncher:
         return "ready"
 
     def launch(self, job_id: str) -> str:
+        self._wait()
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
         added = self._ask(_ADD_PARTITION, {"selector": selector, "name": PARTITIONS, "key": job_id})
         _expect(added, "AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError")
@@ -165,7 +172,10 @@ class DagsterRunLauncher:
         params = {
             # No assetCheckSelection: left out, every check of the assets runs; a list would choose among them.
             "selector": selector
-            | {"pipelineName": "__ASSET_JOB", "assetSelection": [{"path": ["studio", name]} for name in TRAINING_ASSETS]},
+            | {
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [{"path": ["studio", name]} for name in TRAINING_ASSETS],
+            },
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
@@ -206,7 +216,9 @@ class DagsterRunLauncher:
             reply = self._http.post(f"{url.rstrip('/')}/graphql", json={"query": query, "variables": dict(variables)})
             body = reply.raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
-            raise UnavailableError(f"Dagster does not answer: {type(error).__name__}. Is its webserver running?") from error
+            raise UnavailableError(
+                f"Dagster does not answer: {type(error).__name__}. Is its webserver running?"
+            ) from error
         if body.get("errors"):
             raise LaunchError(f"Dagster refused the query: {body['errors'][0]['message']}")
         value = next(iter(body["data"].values()))
@@ -217,7 +229,9 @@ def _expect(answer: Mapping[str, Any], *kinds: str) -> None:
     if answer["__typename"] in kinds:
         return
     words = answer.get("message") or "; ".join(error["message"] for error in answer.get("errors", []))
-    raise LaunchError(f"Dagster answered {answer['__typename']}: {words.splitlines()[0] if words else 'no further words'}")
+    raise LaunchError(
+        f"Dagster answered {answer['__typename']}: {words.splitlines()[0] if words else 'no further words'}"
+    )
 
 
 def _reason(events: list[Mapping[str, Any]]) -> str | None:

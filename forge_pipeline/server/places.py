@@ -53,7 +53,9 @@ def base_model(settings: ServerSettings, name: str) -> str:
     for path in _under_roots(name, settings.model_roots, outside):
         if path.is_dir():
             return str(path)
-    raise NotFoundError(f"model_name: there is no model {Path(name).name!r} under the folders that models may come from")
+    raise NotFoundError(
+        f"model_name: there is no model {Path(name).name!r} under the folders that models may come from"
+    )
 
 
 def _in_checkout(settings: ServerSettings, name: str) -> bool:

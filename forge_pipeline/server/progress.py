@@ -85,7 +85,14 @@ def training_status(job: Job | None, figures: Figures | None = None) -> Training
     """
     if job is None:
         return TrainingStatus(
-            status="idle", progress=0.0, current_epoch=0, total_epochs=0, current_step=0, total_steps=0, loss=None, learning_rate=None
+            status="idle",
+            progress=0.0,
+            current_epoch=0,
+            total_epochs=0,
+            current_step=0,
+            total_steps=0,
+            loss=None,
+            learning_rate=None,
         )
     shown = figures or Figures()
     step, total = max(job.step, shown.step), shown.total or job.total_steps
@@ -112,7 +119,9 @@ def training_status(job: Job | None, figures: Figures | None = None) -> Training
 
 def epoch_of(figures: Figures, epochs: int) -> int:
     """The epoch that is being trained, from 1 to `epochs`."""
-    done = figures.epoch if figures.epoch is not None else epochs * figures.step / figures.total if figures.total else 0.0
+    done = (
+        figures.epoch if figures.epoch is not None else epochs * figures.step / figures.total if figures.total else 0.0
+    )
     # A hair over a whole number is the end of that epoch, not the next one's beginning.
     return min(max(math.ceil(done - 1e-6), 1), max(epochs, 1))
 

@@ -65,7 +65,11 @@ SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "article, summary": {"article": _text, "summary": _text},
     "context, question, answer": {"context": _text, "question": _text, "answer": _text},
     "context, question, answers": {"context": _text, "question": _text, "answers": _answers},
-    "prompt, chosen, rejected": {"prompt": _text_or_messages, "chosen": _text_or_messages, "rejected": _text_or_messages},
+    "prompt, chosen, rejected": {
+        "prompt": _text_or_messages,
+        "chosen": _text_or_messages,
+        "rejected": _text_or_messages,
+    },
     "prompt, completion, label": {"prompt": _text_or_messages, "completion": _text_or_messages, "label": _boolean},
     "prompt": {"prompt": _text_or_messages},
 }
@@ -130,7 +134,9 @@ def inspect_file(path: Path, schemas: Iterable[str] = tuple(SCHEMAS)) -> FileRep
             rows += 1
             fits, problem = _fits(line, wanted)
             if problem is None and common is not None and not set(fits) & set(common):
-                problem = f"has the fields of ({fits[0]}), but the rows before are ({common[0]}); a file holds one kind of row"
+                problem = (
+                    f"is a row of ({fits[0]}), but those before are of ({common[0]}); a file holds one kind of row"
+                )
             if problem is None:
                 common = fits if common is None else [name for name in common if name in fits]
                 continue

@@ -91,7 +91,9 @@ class StartTraining(RequestBody):
             if getattr(self, first) and getattr(self, second):
                 raise ValueError(f"{first} and {second} exclude each other; set one of them")
         if self.max_steps == 0 or self.max_seq_length == 0:
-            raise ValueError(f"{'max_steps' if self.max_steps == 0 else 'max_seq_length'}: found 0; expected -1 or at least 1")
+            raise ValueError(
+                f"{'max_steps' if self.max_steps == 0 else 'max_seq_length'}: found 0; expected -1 or at least 1"
+            )
         if self.strategy not in ("sft", "qlora") and self.task != "text-generation":
             raise ValueError(f"strategy {self.strategy!r} trains text-generation only; found task {self.task!r}")
         if self.strategy == "qlora" and (self.use_4bit is False or self.use_8bit):

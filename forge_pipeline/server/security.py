@@ -73,7 +73,9 @@ class Guard:
             raise ForbiddenError("This server is not addressed by that Host; name it in FORGE_ALLOWED_HOSTS if it is")
         origin = headers.get("origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}", *self._settings.allowed_origins):
-            raise ForbiddenError("Pages of that Origin may not call this server; name it in FORGE_ALLOWED_ORIGINS if they may")
+            raise ForbiddenError(
+                "Pages of that Origin may not call this server; name it in FORGE_ALLOWED_ORIGINS if they may"
+            )
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         if not self._settings.api_keys or _is_public(scope["path"]) or scope.get("method") == "OPTIONS":

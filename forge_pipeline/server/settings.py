@@ -22,7 +22,6 @@ _VARIABLES = {
     "data_dir": "FORGE_HOME",
     "checkout": "FORGE_CHECKOUT",
     "dagster_url": "FORGE_DAGSTER_URL",
-    "registry_url": "FORGE_REGISTRY_URL",
     "dataset_roots": "FORGE_DATASET_ROOTS",
     "model_roots": "FORGE_MODEL_ROOTS",
     "upload_limit_bytes": "FORGE_UPLOAD_LIMIT_BYTES",
@@ -65,8 +64,6 @@ class ServerSettings(BaseModel):
     """The folder that holds workspace.yaml and the code location; supervised processes run in it."""
     dagster_url: str | None = None
     """A running dagster-webserver, for example ``http://127.0.0.1:3000``; None starts and supervises one."""
-    registry_url: str | None = None
-    """SQLAlchemy URL; None is SQLite under the data directory."""
     dataset_roots: tuple[Path, ...] = ()
     """Folders whose files `dataset` may name, beside the uploads."""
     model_roots: tuple[Path, ...] = ()
@@ -117,8 +114,8 @@ class ServerSettings(BaseModel):
 
     @property
     def registry(self) -> str:
-        """SQLAlchemy URL of the model and dataset registry."""
-        return self.registry_url or f"sqlite:///{self.data_dir / 'registry.sqlite'}"
+        """SQLAlchemy URL of the registry that the pipeline writes to."""
+        return f"sqlite:///{self.data_dir / 'registry.sqlite'}"
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, **arguments: Any) -> Self:
@@ -137,7 +134,10 @@ class ServerSettings(BaseModel):
         paths = ("data_dir", "checkout")
         return settings.model_copy(
             update={name: getattr(settings, name).expanduser().resolve() for name in paths}
-            | {name: tuple(p.expanduser().resolve() for p in getattr(settings, name)) for name in ("dataset_roots", "model_roots")}
+            | {
+                name: tuple(p.expanduser().resolve() for p in getattr(settings, name))
+                for name in ("dataset_roots", "model_roots")
+            }
         )
 
 
@@ -156,5 +156,7 @@ def _explain(finding: Any) -> str:
     field = str(finding["loc"][0]) if finding["loc"] else ""
     message = str(finding["msg"]).removeprefix("Value error, ")
     if not field or field == "api_keys":  # a key's digest stays out of messages
-        return message if not field else f"{_VARIABLES[field]}: {message}; expected <name>:<read|train|admin>:<sha256 hex>"
+        return (
+            message if not field else f"{_VARIABLES[field]}: {message}; expected <name>:<read|train|admin>:<sha256 hex>"
+        )
     return f"{_VARIABLES.get(field, field)}: found {finding['input']!r}. {message}"

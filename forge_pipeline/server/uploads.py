@@ -111,7 +111,14 @@ async def receive_file(content_type: str, stream: AsyncIterator[bytes], folder: 
 
 
 async def _parse(parts: _FileParts, boundary: bytes, stream: AsyncIterator[bytes]) -> None:
-    names = ("on_part_begin", "on_header_field", "on_header_value", "on_header_end", "on_headers_finished", "on_part_data")
+    names = (
+        "on_part_begin",
+        "on_header_field",
+        "on_header_value",
+        "on_header_end",
+        "on_headers_finished",
+        "on_part_data",
+    )
     finished = False
 
     def on_end() -> None:
@@ -120,7 +127,7 @@ async def _parse(parts: _FileParts, boundary: bytes, stream: AsyncIterator[bytes
 
     dropped = 0
     try:
-        parser = MultipartParser(boundary, {name: getattr(parts, name) for name in names} | {"on_end": on_end})  # type: ignore[arg-type, typeddict-item]
+        parser = MultipartParser(boundary, {name: getattr(parts, name) for name in names} | {"on_end": on_end})  # type: ignore[arg-type]
         async for chunk in stream:
             if parts.overflow:
                 dropped += len(chunk)
@@ -152,7 +159,9 @@ def stored_name(filename: str) -> str:
         raise RequestError("The file name holds a NUL character")
     base = filename.replace("\\", "/").rsplit("/", 1)[-1]
     if not base.lower().endswith(_SUFFIX):
-        raise RequestError(f"The file name must end in {_SUFFIX}; found {base[-40:]!r}. Datasets are JSON Lines in UTF-8")
+        raise RequestError(
+            f"The file name must end in {_SUFFIX}; found {base[-40:]!r}. Datasets are JSON Lines in UTF-8"
+        )
     stem = re.sub(r"[^\w.-]+", "_", base[: -len(_SUFFIX)], flags=re.ASCII).lstrip(".")[:_MAX_STEM].rstrip(".")
     if not stem.strip("_-"):
         stem = "dataset"

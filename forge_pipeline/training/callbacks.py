@@ -63,7 +63,8 @@ def progress_callback(report: reporting.Report) -> "TrainerCallback":
                 self._tokens, self._since = tokens, now
 
         def _say(self, state: TrainerState, message: str) -> None:
-            report(reporting.Progress(_STAGE, state.global_step, state.max_steps, message, dict(self._latest)))
+            if state.is_world_process_zero:
+                report(reporting.Progress(_STAGE, state.global_step, state.max_steps, message, dict(self._latest)))
 
     return ProgressReporter()
 

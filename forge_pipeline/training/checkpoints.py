@@ -44,7 +44,9 @@ def find_checkpoints(directory: Path) -> list[Path]:
     """The `checkpoint-<step>` folders in `directory`, by step; none if there is no such directory."""
     if not directory.is_dir():
         return []
-    steps = {path: match for path in directory.iterdir() if path.is_dir() and (match := _CHECKPOINT.fullmatch(path.name))}
+    steps = {
+        path: match for path in directory.iterdir() if path.is_dir() and (match := _CHECKPOINT.fullmatch(path.name))
+    }
     return sorted(steps, key=lambda path: int(steps[path].group(1)))
 
 

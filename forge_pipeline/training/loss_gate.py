@@ -3,7 +3,7 @@
 import math
 
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.gates import GateDecision
+from forge_pipeline.gates import GateDecision, Outcome
 from forge_pipeline.models.directory import ModelDirectory
 from forge_pipeline.training.report import TrainingReport, read_training_report
 
@@ -43,6 +43,7 @@ def _finite(config: ForgeConfig, model: ModelDirectory, report: TrainingReport) 
     points = [point for point in report.loss_history if point.eval_loss is None]
     broken = [point.step for point in points if point.loss is None]
     name, value = final_loss(report)
+    outcome: Outcome
     if not points or value is None:
         outcome, reason = "not_run", "no loss was logged, so nobody knows whether training converged"
     elif broken:
@@ -66,6 +67,7 @@ def _below(
 ) -> GateDecision:
     name, value = final_loss(report)
     key, threshold = min(thresholds.items(), key=lambda item: item[1])
+    outcome: Outcome
     if value is None:
         outcome, reason = "not_run", f"no loss was logged to hold against evaluation.{key}: {threshold:g}"
     elif value <= threshold:

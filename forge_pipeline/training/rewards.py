@@ -8,6 +8,7 @@ is text, or a list of messages where the prompts are conversational; both are re
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,15 @@ _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
-def reward_functions(config: ForgeConfig, columns: Sequence[str]) -> "list[Reward | PreTrainedModel]":
+@dataclass(frozen=True)
+class Rewards:
+    """What GRPO is rewarded by, and for each a tokenizer where it is a model, else None."""
+
+    functions: "list[Reward | PreTrainedModel]"
+    tokenizers: "list[PreTrainedTokenizerBase | None]"
+
+
+def build_rewards(config: ForgeConfig, columns: Sequence[str]) -> Rewards:
     """The rewards that the recipe asks for, in its order; answer match and answer format if it names none.
 
     Args:
@@ -41,26 +50,16 @@ def reward_functions(config: ForgeConfig, columns: Sequence[str]) -> "list[Rewar
         ModelError: The reward model cannot be loaded.
     """
     training = config.training
-    rewards: list[Any] = [_imported(path) for path in training.grpo_reward_functions]
+    functions: list[Any] = [_imported(path) for path in training.grpo_reward_functions]
+    tokenizers: list[Any] = [None] * len(functions)
     if training.grpo_reward_model:
-        rewards.append(_reward_model(config, training.grpo_reward_model)[0])
-    if rewards:
-        return rewards
-    column = next((name for name in ANSWER_COLUMNS if name in columns), None)
-    if column is None:
-        raise DataError(
-            f"training.trainer_type: grpo rewards answers that match a column named {', '.join(ANSWER_COLUMNS)}, but "
-            f"the rows have {', '.join(columns)}; add one, or set training.grpo_reward_functions"
-        )
-    return [answer_match(column), answer_format]
-
-
-def reward_tokenizers(config: ForgeConfig) -> "list[PreTrainedTokenizerBase | None] | None":
-    """A tokenizer for each reward that is a model, None for the functions; None if no reward is a model."""
-    training = config.training
-    if not training.grpo_reward_model:
-        return None
-    return [*(None for _ in training.grpo_reward_functions), _reward_model(config, training.grpo_reward_model)[1]]
+        model, tokenizer = _reward_model(config, training.grpo_reward_model)
+        functions.append(model)
+        tokenizers.append(tokenizer)
+    if not functions:
+        functions = [answer_match(_answer_column(columns)), answer_format]
+        tokenizers = [None, None]
+    return Rewards(functions, tokenizers)
 
 
 def answer_match(column: str) -> Reward:
@@ -100,6 +99,16 @@ def final_answer(text: str) -> str | None:
         return str(announced[-1]).strip().rstrip(".")
     numbers = _NUMBER.findall(text)
     return numbers[-1] if numbers else None
+
+
+def _answer_column(columns: Sequence[str]) -> str:
+    column = next((name for name in ANSWER_COLUMNS if name in columns), None)
+    if column is None:
+        raise DataError(
+            f"training.trainer_type: grpo rewards answers that match a column named {' or '.join(ANSWER_COLUMNS)}, but "
+            f"the rows have {', '.join(columns)}; add one, or set training.grpo_reward_functions"
+        )
+    return column
 
 
 def _same(found: str | None, wanted: str) -> bool:

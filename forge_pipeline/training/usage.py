@@ -49,9 +49,7 @@ class UsageMeter:
 
             torch.cuda.reset_peak_memory_stats()
 
-    def stop(
-        self, *, tokens: int | None, training_seconds: float, cost_per_hour: float | None
-    ) -> ResourceUsage:
+    def stop(self, *, tokens: int | None, training_seconds: float, cost_per_hour: float | None) -> ResourceUsage:
         """Measure.
 
         Args:
@@ -88,8 +86,11 @@ def _peak_memory(device: Device) -> int | None:
 def _package_energy() -> dict[Path, int]:
     """Microjoules counted so far by each CPU package; empty where that may not be read."""
     try:
-        return {zone: int((zone / "energy_uj").read_text()) for zone in sorted(_RAPL.glob("intel-rapl:[0-9]*"))
-                if zone.name.count(":") == 1}
+        return {
+            zone: int((zone / "energy_uj").read_text())
+            for zone in sorted(_RAPL.glob("intel-rapl:[0-9]*"))
+            if zone.name.count(":") == 1
+        }
     except (OSError, ValueError):
         return {}
 

@@ -18,7 +18,9 @@ _FORM = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary", "description": "JSON Lines in UTF-8"}},
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "JSON Lines in UTF-8"}
+                    },
                 }
             }
         },
@@ -31,7 +33,10 @@ async def upload_dataset(request: Request) -> Uploaded:
     """Upload a JSONL file. Rows that cannot be learned from are named, line by line."""
     settings = request.app.state.settings
     received = await uploads.receive_file(
-        request.headers.get("content-type", ""), request.stream(), settings.datasets_dir, limit=settings.upload_limit_bytes
+        request.headers.get("content-type", ""),
+        request.stream(),
+        settings.datasets_dir,
+        limit=settings.upload_limit_bytes,
     )
     return await asyncio.to_thread(request.app.state.catalog.take_in, received)
 

@@ -35,14 +35,19 @@ def write_tokenizer(directory: Path, kind: str) -> int:
         "llama-bpe": pre_tokenizers.Sequence(
             [pre_tokenizers.Split(Regex(_HEAD + r"\p{N}{1,3}" + _TAIL), "isolated"), bytes_only]
         ),
-        "qwen2": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_HEAD + r"\p{N}" + _TAIL), "isolated"), bytes_only]),
+        "qwen2": pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(_HEAD + r"\p{N}" + _TAIL), "isolated"), bytes_only]
+        ),
     }
     tokenizer.pre_tokenizer = steps[kind]
     if kind == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=420, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=420,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     if kind == "llama-bpe":
@@ -58,7 +63,9 @@ def write_tokenizer(directory: Path, kind: str) -> int:
     return len(fast)
 
 
-def write_model(directory: Path, family: str = "llama", *, pre: str = "smollm", dtype: str = "float32", **changes: Any) -> Path:
+def write_model(
+    directory: Path, family: str = "llama", *, pre: str = "smollm", dtype: str = "float32", **changes: Any
+) -> Path:
     """Save a random two-block model of a `family`, with a tokenizer of the kind `pre`."""
     import torch
     import transformers
@@ -83,7 +90,7 @@ def write_model(directory: Path, family: str = "llama", *, pre: str = "smollm", 
     config = getattr(transformers, f"{classes[family]}Config")(**settings)
     model = getattr(transformers, f"{classes[family]}ForCausalLM")(config)
     with torch.no_grad():  # zero biases and unit norms would hide a mistake
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     model.to(getattr(torch, dtype)).save_pretrained(directory)

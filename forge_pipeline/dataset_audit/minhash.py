@@ -1,0 +1,94 @@
+"""MinHash: signatures whose share of equal entries estimates the Jaccard similarity of two token sets.
+
+Bit for bit those of datasketch's scheme ``affine32`` (seed 1, hash ``sha1_hash32``), the
+default since datasketch 2.0; whole blocks of rows are signed at once.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from forge_pipeline import _optional
+from forge_pipeline.dataset_audit.simhash import chunks
+from forge_pipeline.dataset_audit.tokens import TokenRows, token_hash, tokens_of
+from forge_pipeline.errors import OptionalDependencyError
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
+
+SCHEME = "affine32"
+_RECALL = 0.99  # of pairs exactly at the threshold
+_EMPTY = np.uint32(0xFFFFFFFF)
+
+
+def compute_minhash(text: str, *, num_perm: int = 128) -> "MinHash | None":
+    """MinHash of one text's set of tokens, scheme ``affine32``; None where datasketch is not installed."""
+    try:
+        datasketch = _require_datasketch()
+    except OptionalDependencyError:
+        return None
+    signature = datasketch.MinHash(num_perm=num_perm, scheme=SCHEME)
+    signature.update_batch([token.encode(errors="replace") for token in dict.fromkeys(tokens_of(text))])
+    return signature
+
+
+def permutations(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """datasketch's multipliers and addends; shape (num_perm,) each.
+
+    Raises:
+        OptionalDependencyError: datasketch is not installed.
+    """
+    a, b = _require_datasketch().MinHash(num_perm=num_perm, scheme=SCHEME).permutations
+    return a, b
+
+
+def _require_datasketch() -> Any:
+    return _optional.require("datasketch", extra="dedup", purpose="MinHash signatures")
+
+
+def minhash_rows(
+    rows: TokenRows, multipliers: npt.NDArray[np.uint32], addends: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.uint32]:
+    """MinHash of each row; shape (rows, num_perm). A row without tokens has all bits set."""
+    count = len(rows.offsets) - 1
+    signatures = np.full((count, len(multipliers)), _EMPTY, dtype=np.uint32)
+    hashes = _mixed((rows.vocabulary & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+    for first, last in chunks(rows.offsets, 1 << 15):
+        used = np.flatnonzero(rows.offsets[first + 1 : last + 1] > rows.offsets[first:last]) + first
+        if not len(used):
+            continue
+        part = rows.indices[rows.offsets[first] : rows.offsets[last]]
+        permuted = hashes[part, None] * multipliers + addends  # (T, num_perm), modulo 2**32
+        signatures[used] = np.minimum.reduceat(permuted, rows.offsets[used] - rows.offsets[first], axis=0)
+    return signatures
+
+
+def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """MurmurHash3's finalizer, which ``affine32`` applies before its permutations."""
+    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
+
+
+def bands(threshold: float, num_perm: int) -> tuple[int, int]:
+    """Number of bands and rows in each, so that a pair at `threshold` is a candidate with probability 0.99.
+
+    >>> bands(0.85, 128)
+    (16, 8)
+    """
+    for rows in range(num_perm, 1, -1):
+        count = num_perm // rows
+        if 1 - (1 - threshold**rows) ** count >= _RECALL:
+            return count, rows
+    return num_perm, 1
+
+
+def band_keys(signatures: npt.NDArray[np.uint32], threshold: float) -> npt.NDArray[np.uint64]:
+    """One 64-bit key a band; equal entries give equal keys; shape (rows, bands)."""
+    count, width = bands(threshold, signatures.shape[1])
+    used = signatures[:, : count * width].reshape(len(signatures), count, width).astype(np.uint64)
+    odd = (np.arange(1, 2 * width, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
+    keys: npt.NDArray[np.uint64] = ((used + np.uint64(0x632BE59BD9B4E019)) * odd).sum(axis=2, dtype=np.uint64)
+    keys ^= keys >> np.uint64(31)
+    return keys * np.uint64(0xBF58476D1CE4E5B9)

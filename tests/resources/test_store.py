@@ -1,0 +1,77 @@
+"""The artefact store: content under its digest, verified on every read, never overwritten."""
+
+import pytest
+
+from forge_pipeline.errors import IntegrityError, StoreError
+from forge_pipeline.integrity import Digest, Manifest
+from resources.store import ArtifactStore
+
+
+def make(directory, **files):
+    directory.mkdir(parents=True)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    return directory
+
+
+@pytest.fixture()
+def store(tmp_path):
+    return ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+
+
+def test_an_artefact_comes_back_under_its_digest(store, tmp_path):
+    digest = store.publish(make(tmp_path / "work", a="1", b="2"))
+    assert (store.get(digest) / "a").read_text() == "1"
+    assert Manifest.of_directory(store.get(digest)).digest == digest
+
+
+def test_publishing_the_same_content_twice_changes_nothing(store, tmp_path):
+    first = store.publish(make(tmp_path / "one", a="1"))
+    inode = (store.get(first) / "a").stat().st_ino
+    assert store.publish(make(tmp_path / "two", a="1")) == first
+    assert (store.get(first) / "a").stat().st_ino == inode
+    assert not (tmp_path / "two").exists()
+
+
+def test_publishing_what_is_already_in_its_place_keeps_it(store, tmp_path):
+    digest = store.publish(make(tmp_path / "one", a="1"))
+    assert store.publish(store.path(digest)) == digest
+    assert store.get(digest).is_dir()
+
+
+def test_one_changed_byte_refuses_to_load(store, tmp_path):
+    digest = store.publish(make(tmp_path / "one", a="1"))
+    (store.path(digest) / "a").write_text("2")
+    with pytest.raises(IntegrityError, match="changed after it was stored"):
+        store.get(digest)
+
+
+def test_an_absent_artefact_says_what_to_do(store):
+    with pytest.raises(StoreError, match="materialize the asset again"):
+        store.get(Digest.of(b"nothing"))
+
+
+def test_a_remote_store_gives_back_what_another_machine_published(tmp_path):
+    url = f"file://{tmp_path / 'remote'}"
+    digest = ArtifactStore(url, tmp_path / "one").publish(make(tmp_path / "one" / "work", a="1"))
+    other = ArtifactStore(url, tmp_path / "two")
+    assert (other.get(digest) / "a").read_text() == "1"
+
+
+def test_a_remote_file_that_was_changed_is_refused(tmp_path):
+    url = f"file://{tmp_path / 'remote'}"
+    digest = ArtifactStore(url, tmp_path / "one").publish(make(tmp_path / "one" / "work", a="1"))
+    (tmp_path / "remote" / "sha256" / digest.hex / "files" / "a").write_text("2")
+    with pytest.raises(IntegrityError):
+        ArtifactStore(url, tmp_path / "two").get(digest)
+
+
+def test_records_form_a_chain_and_are_verified(store):
+    first = store.append_record("line", {"n": 1, "previous": None})
+    second = store.append_record("line", {"n": 2, "previous": store.last_record("line")})
+    assert store.last_record("line") == second
+    assert store.record("line", second)["previous"] == first
+    file = next((store._records("line")).glob(f"{first.hex}*"))
+    file.write_text(file.read_text().replace("1", "3"))
+    with pytest.raises(IntegrityError):
+        store.record("line", first)
