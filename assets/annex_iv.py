@@ -76,7 +76,7 @@ def build_annex_iv_checks(line: Line) -> list[dg.AssetChecksDefinition]:
     ):
         result = verify_annex_iv_artifact(str(annex_iv_bundle.path / "annex_iv.json"))
         facts = {"bundle_verifies": (result.valid, result.reason or "manifest, files and log agree")}
-        yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts)
+        yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts, subject=annex_iv_bundle.digest)
 
     @line.checks("annex_iv_bundle", {"bundle_complete": "No Annex IV point is missing."}, blocking=False)
     def annex_iv_completeness_checks(
@@ -85,6 +85,7 @@ def build_annex_iv_checks(line: Line) -> list[dg.AssetChecksDefinition]:
         result = verify_annex_iv_artifact(str(annex_iv_bundle.path / "annex_iv.json"))
         words = f"missing: {', '.join(result.missing_fields)}" if result.missing_fields else "every point is filled"
         facts = {"bundle_complete": (result.complete, words)}
-        yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts, warn_only=True)
+        digest = annex_iv_bundle.digest
+        yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts, subject=digest, warn_only=True)
 
     return [annex_iv_checks, annex_iv_completeness_checks]

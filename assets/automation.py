@@ -5,21 +5,21 @@ import json
 import dagster as dg
 
 from assets.line import Line
-from forge_pipeline.data import source_digest
+from forge_pipeline.data.held_out import source_digest
 from forge_pipeline.errors import ForgeError
 
 
-def build_schedule(line: Line, job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
+def build_schedule(line: Line, job_name: str) -> dg.ScheduleDefinition | None:
     """The recipe's cron line as a schedule."""
     automation = line.config.automation if line.config else None
     if automation is None or automation.cron is None:
         return None
     return dg.ScheduleDefinition(
-        name=f"{line.name}_schedule", job=job, cron_schedule=automation.cron, execution_timezone=automation.timezone
+        name=f"{line.name}_schedule", job_name=job_name, cron_schedule=automation.cron, execution_timezone=automation.timezone
     )
 
 
-def build_new_data_sensor(line: Line, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition | None:
+def build_new_data_sensor(line: Line, job_name: str) -> dg.SensorDefinition | None:
     """Retrains when the digest of the recipe's local data changes.
 
     The cursor holds that digest and a generation number, and moves only together with the run
@@ -30,7 +30,7 @@ def build_new_data_sensor(line: Line, job: dg.UnresolvedAssetJobDefinition) -> d
         return None
 
     @dg.sensor(
-        name=f"{line.name}_new_data", job=job, minimum_interval_seconds=config.automation.check_interval_seconds
+        name=f"{line.name}_new_data", job_name=job_name, minimum_interval_seconds=config.automation.check_interval_seconds
     )
     def new_data(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         """Asks for a run when the data differs from what the last run was asked for."""

@@ -12,6 +12,7 @@ import dagster as dg
 
 from assets.line import Line
 from forge_pipeline.gates import GateDecision, Verdict
+from forge_pipeline.integrity import Digest
 from resources.evidence import AuditLogResource
 
 _BUILDING: tuple[str, ...] = ("training", "export")
@@ -35,11 +36,11 @@ def gate_checks(
         decision = found.get(gate)
         if decision is None:
             words = f"not evaluated: the report holds no decision of the gate {gate!r}"
-            yield _result(context, audit_log, line, stage, check, False, True, {"reason": words})
+            yield _result(context, audit_log, line, stage, check, False, words, subject=None, warn_only=True)
             continue
         anchor = audit_log.log(
             line.name,
-            context.run_id,
+            context.run.run_id,
             "gate.decided",
             asset_key=line.key(stage).to_user_string(),
             gate=decision.gate,
@@ -66,11 +67,12 @@ def report_checks(
     stage: str,
     facts: Mapping[str, tuple[bool, str]],
     *,
+    subject: Digest,
     warn_only: bool = False,
 ) -> Iterator[dg.AssetCheckResult]:
-    """One result for each plain fact: name -> (holds, words)."""
+    """One result for each plain fact about `subject`: name -> (holds, words)."""
     for check, (passed, words) in facts.items():
-        yield _result(context, audit_log, line, stage, check, passed, warn_only, {"reason": words})
+        yield _result(context, audit_log, line, stage, check, passed, words, subject=subject, warn_only=warn_only)
 
 
 def _result(
@@ -80,27 +82,30 @@ def _result(
     stage: str,
     check: str,
     passed: bool,
+    words: str,
+    *,
+    subject: Digest | None,
     warn_only: bool,
-    metadata: Mapping[str, str],
 ) -> dg.AssetCheckResult:
     severity = dg.AssetCheckSeverity.WARN if warn_only else dg.AssetCheckSeverity.ERROR
     anchor = audit_log.log(
         line.name,
-        context.run_id,
+        context.run.run_id,
         "asset_check.evaluated",
         asset_key=line.key(stage).to_user_string(),
         check=check,
         passed=passed,
         severity=severity.value,
-        reason=metadata["reason"],
+        subject=subject,
+        reason=words,
     )
     return dg.AssetCheckResult(
         asset_key=line.key(stage),
         check_name=check,
         passed=passed,
         severity=severity,
-        description=metadata["reason"],
-        metadata={**metadata, **anchor},
+        description=words,
+        metadata={"reason": words, "subject": str(subject), **anchor},
     )
 
 

@@ -39,9 +39,9 @@ STUDIO_JOBS = dg.DynamicPartitionsDefinition(name="studio_jobs")
 
 def build_line(line: Line) -> dg.Definitions:
     """All assets, checks and automation of one line."""
-    everything = dg.define_asset_job(f"{line.name}_job", selection=dg.AssetSelection.groups(line.name))
-    schedule = automation.build_schedule(line, everything)
-    sensor = automation.build_new_data_sensor(line, everything)
+    job = dg.define_asset_job(f"{line.name}_job", selection=dg.AssetSelection.groups(line.name))
+    schedule = automation.build_schedule(line, job.name)
+    sensor = automation.build_new_data_sensor(line, job.name)
     return dg.Definitions(
         assets=[
             recipe.build_recipe(line),
@@ -66,7 +66,7 @@ def build_line(line: Line) -> dg.Definitions:
             gguf_export.build_gguf_checks(line),
             *annex_iv.build_annex_iv_checks(line),
         ],
-        jobs=[everything],
+        jobs=[job],
         schedules=[schedule] if schedule else [],
         sensors=[sensor] if sensor else [],
     )

@@ -20,7 +20,8 @@ from assets.line import STAGES
 from forge_pipeline.annex_iv import AnnexIvBundle, verify_annex_iv_artifact
 from forge_pipeline.audit_log import verify_audit_log
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.data import RawDataset, conversation_of, held_out_rows
+from forge_pipeline.data import RawDataset, conversation_of
+from forge_pipeline.data.held_out import held_out_rows
 from forge_pipeline.dataset_audit import AuditReport
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
 from forge_pipeline.export import GgufModel, fidelity_gates

@@ -12,6 +12,7 @@ from forge_pipeline.gates import check_gates
 from forge_pipeline.models import ModelDirectory
 from resources.candidates import register_candidate
 from resources.evidence import AuditLogResource, RegistryResource
+from resources.last_word import failure
 from resources.stage_process import StageProcess
 
 
@@ -83,10 +84,9 @@ def check_tokens_come_from(tokens: TokenizedDataset, rows: RawDataset) -> None:
         dagster.Failure: The two digests differ.
     """
     if tokens.summary.dataset_digest != rows.digest:
-        raise dg.Failure(
+        raise failure(
             f"tokenized_dataset was made from {tokens.summary.dataset_digest}, but raw_dataset is now {rows.digest}; "
-            "materialize tokenized_dataset again",
-            allow_retries=False,
+            "materialize tokenized_dataset again"
         )
 
 

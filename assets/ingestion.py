@@ -32,6 +32,7 @@ def build_raw_dataset_checks(line: Line) -> dg.AssetChecksDefinition:
         found = raw_dataset.provenance
         words = f"{found.dataset_type}, {found.dataset_format}: {found.reason}"
         known = bool(found.dataset_type) and sum(found.rows.values()) > 0
-        yield from report_checks(context, audit_log, line, "raw_dataset", {"schema_known": (known, words)})
+        facts = {"schema_known": (known, words)}
+        yield from report_checks(context, audit_log, line, "raw_dataset", facts, subject=raw_dataset.digest)
 
     return raw_dataset_checks

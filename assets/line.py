@@ -19,6 +19,7 @@ import dagster as dg
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.errors import ForgeError
 from forge_pipeline.integrity import Digest, json_digest
+from resources.last_word import failure
 
 STAGES = (
     "recipe",
@@ -158,11 +159,11 @@ def _as_stage(function: Callable[..., Any]) -> Callable[..., Iterator[dg.Materia
         try:
             value = function(*args, **kwargs)
         except ForgeError as error:
-            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+            raise failure(f"{function.__name__}: {type(error).__name__}: {error}") from error
         if isinstance(value, expected):
             yield dg.MaterializeResult(value=value)
         elif value is not None:
             words = f"{function.__name__} returned {type(value).__name__}; it declares {expected.__name__}"
-            raise dg.Failure(words, allow_retries=False)
+            raise failure(words)
 
     return run

@@ -48,6 +48,7 @@ def build_recipe_checks(line: Line) -> dg.AssetChecksDefinition:
         yield from report_checks(
             context, audit_log, line, "recipe",
             {"schema_valid": (again == recipe, f"{len(ForgeConfig.model_fields)} sections, {config_digest(recipe)}")},
+            subject=config_digest(recipe),
         )  # fmt: skip
 
     return recipe_checks

@@ -54,6 +54,7 @@ def build_tokenized_dataset_checks(line: Line) -> dg.AssetChecksDefinition:
                     f"{train.rows} rows, {train.trained_tokens} learned tokens, {train.fully_masked} rows without any left out",
                 ),
             },
+            subject=tokenized_dataset.digest,
         )  # fmt: skip
 
     return tokenized_dataset_checks

@@ -30,7 +30,7 @@ class AuditLogResource(dg.ConfigurableResource[AuditLogger]):
         directory.mkdir(parents=True, exist_ok=True)
         return AuditLogger(str(directory), run_id=run_id)
 
-    def log(self, line: str, run_id: str, event: str, **fields: Any) -> dict[str, Any]:
+    def log(self, line: str, run_id: str, event: str, /, **fields: Any) -> dict[str, Any]:
         """Append an event and return the anchor as Dagster metadata.
 
         Raises:

@@ -25,6 +25,7 @@ from forge_pipeline.config import ForgeConfig
 from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, read_report, write_report
 from resources.environment import CHECKOUT
 from resources.home import Home
+from resources.last_word import failure
 from resources.store import ArtifactStore
 
 Result = TypeVar("Result")
@@ -167,10 +168,10 @@ def _raise_error(stage: str, code: int, outcome: Mapping[str, Any]) -> None:
         kind = getattr(errors, error["type"], None)
         if isinstance(kind, type) and issubclass(kind, errors.ForgeError):
             raise kind(error["message"])
-        raise dg.Failure(f"{stage} failed: {error['type']}: {error['message']}", allow_retries=False)
+        raise failure(f"{stage} failed: {error['type']}: {error['message']}")
     if code == 0 and "usage" in outcome:
         return
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     advice = "; the system may have run out of memory: reduce batch size or max_length" if code == -9 else ""
     words = f"{stage}: its process ended with {how} and left no result{advice}. Its output is in the run's logs."
-    raise dg.Failure(words, allow_retries=False)
+    raise failure(words)

@@ -63,13 +63,14 @@ def safety(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progre
 
 
 def gguf(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
-    from forge_pipeline import data, export, models
+    from forge_pipeline import export, models
+    from forge_pipeline.data import held_out
 
-    rows = data.held_out_rows(RawDataset.open(inputs["raw_dataset"]), config.export.fidelity.prompts)
+    rows = held_out.held_out_rows(RawDataset.open(inputs["raw_dataset"]), config.export.fidelity.prompts)
     return export.gguf(
         config,
         ModelDirectory.open(inputs["fine_tuned_model"]),
-        [data.rendered_text(row, models.load_tokenizer(config)) for row in rows],
+        [held_out.rendered_text(row, models.load_tokenizer(config)) for row in rows],
         output_dir,
         provenance=inputs["provenance"],
         progress=progress,

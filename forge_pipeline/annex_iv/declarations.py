@@ -25,7 +25,9 @@ _WORDS = frozenset(
 )  # fmt: skip
 _STARTS = re.compile(r"(?:to ?do|tbd|tba|tbc|fixme|xxx+|lorem ipsum)\b", re.IGNORECASE)
 _TEMPLATE_MARK = re.compile(
-    r"\{\{.*?\}\}|\[(?:insert|todo|tbd|your)[^\]]*\]|<(?:insert|todo|tbd|your)[^>]*>", re.IGNORECASE
+    r"\breplace (?:this|me|with)\b|\bchange ?me\b|\{\{.*?\}\}"
+    r"|\[(?:insert|todo|tbd|your)[^\]]*\]|<(?:insert|todo|tbd|your)[^>]*>",
+    re.IGNORECASE,
 )
 _NOT_APPLICABLE = re.compile(r"not applicable\s*[:\-–—]\s*(?P<reason>.+)", re.IGNORECASE | re.DOTALL)
 

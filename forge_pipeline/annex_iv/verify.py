@@ -19,7 +19,7 @@ from forge_pipeline.annex_iv.bundle import (
 )
 from forge_pipeline.annex_iv.document import STATUSES
 from forge_pipeline.annex_iv.evidence import DOCUMENT_VERSION, Evidence, custody_problems, known_digests
-from forge_pipeline.annex_iv.manifest import MANIFEST_NAME, SCHEMA, manifest_hash
+from forge_pipeline.annex_iv.manifest import SCHEMA, manifest_hash
 from forge_pipeline.annex_iv.points import POINT_IDS
 from forge_pipeline.audit_log import Anchor, iter_entries, verify_audit_log
 from forge_pipeline.errors import IntegrityError
@@ -356,7 +356,7 @@ def _derivation_problems(manifest: Mapping[str, Any], bundle: Path, listed: Mani
     for key in sorted(set(derived) | set(manifest)):
         if key == "points":
             problems += _point_differences(manifest["points"], derived["points"])
-        elif key != "manifest_hash" and manifest.get(key) != derived.get(key):
+        elif key != "manifest_hash" and _differ(manifest.get(key), derived.get(key)):
             problems.append(f"the manifest's {key!r} does not follow from the evidence")
     return problems
 
@@ -366,8 +366,13 @@ def _point_differences(found: list[Any], derived: list[Any]) -> list[str]:
     return [
         f"point {entry['point']} does not follow from the evidence"
         for entry in derived
-        if stated.get(entry["point"]) != entry
+        if _differ(stated.get(entry["point"]), entry)
     ]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two JSON values differ in their bytes; Python takes 1 and true for equal, JSON does not."""
+    return canonical_json(one) != canonical_json(other)
 
 
 # (8)

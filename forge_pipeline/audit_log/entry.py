@@ -21,7 +21,7 @@ entry are refused: other key order, white space, duplicate keys, unknown members
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -214,7 +214,7 @@ def _is_commitment(value: object) -> bool:
     )
 
 
-_MEMBERS = {
+_MEMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "log_id": ("a lower-case UUIDv4", lambda v: isinstance(v, str) and _UUID.fullmatch(v) is not None),
     "seq": ("a count from 0", lambda v: type(v) is int and v >= 0),
     "ts": ("a time like 2026-11-21T19:27:00.123456Z", _is_timestamp),

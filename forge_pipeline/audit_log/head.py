@@ -84,23 +84,28 @@ class Head:
         )
 
 
-def read_head(file: BinaryIO, checkpoint: Checkpoint, known: Head | None) -> Head:
+def read_head(file: BinaryIO, checkpoint: Checkpoint, acknowledged: Head | None, *, only_grew: bool) -> Head:
     """Read `file` up to the end that `checkpoint` names.
 
     Args:
         file: The log, opened for reading.
         checkpoint: What stands beside it.
-        known: An earlier state of the same file to go on from, or None to read all of it.
+        acknowledged: The state that this writer last saw on the disk; the log must go on from there.
+        only_grew: Whether `file` is the file of that state, grown since; the old part is then not read again.
 
     Raises:
         EvidenceError: The log is not what the checkpoint says; it is refused as it is.
     """
-    if known is not None and known.tree.size > checkpoint.anchor.size:
-        known = None
-    head = _genesis(file, checkpoint) if known is None else known
+    if acknowledged is not None and checkpoint.anchor.size < acknowledged.tree.size:
+        raise _refusal(f"it went back from {acknowledged.tree.size} entries to {checkpoint.anchor.size}")
+    head = acknowledged if acknowledged is not None and only_grew else _genesis(file, checkpoint)
     file.seek(head.end)
     tree, end, last = merkle.RangeBuilder(head.tree), head.end, head.last
-    while tree.size < checkpoint.anchor.size:
+    while True:
+        if acknowledged is not None and tree.size == acknowledged.tree.size and tree.root != acknowledged.tree.root:
+            raise _refusal(f"its first {tree.size} entries are not those that were there before")
+        if tree.size >= checkpoint.anchor.size:
+            break
         line = file.readline(MAX_LINE_BYTES + 1)
         if not line.endswith(b"\n"):
             raise _refusal(f"it holds {tree.size} entries where its checkpoint says {checkpoint.anchor.size}")

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from forge_pipeline.errors import EvidenceError
@@ -54,37 +54,35 @@ def exclusive(path: Path) -> Iterator[None]:
             error.errno, f"cannot open the audit log's lock file: {error.strerror}", str(path)
         ) from error
     try:
-        try:
-            _lock(fd, shared=False)
-        except OSError as error:
-            raise EvidenceError(
-                error.errno, "this file system gives no locks; keep the audit log on a local disk", str(path)
-            ) from error
-        try:
-            yield
-        finally:
-            _unlock(fd)
+        _lock(fd, shared=False)
+    except OSError as error:
+        _release(fd)
+        raise EvidenceError(
+            error.errno, "this file system gives no locks; keep the audit log on a local disk", str(path)
+        ) from error
+    try:
+        yield
     finally:
-        os.close(fd)
+        _release(fd)
 
 
 @contextmanager
 def shared_if_possible(path: Path) -> Iterator[None]:
     """Hold off writers while reading; without a lock where there is no lock file, as in a bundle."""
-    try:
+    fd = None
+    with suppress(OSError):
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError:
-        yield
-        return
+        _lock(fd, shared=True)
     try:
-        try:
-            _lock(fd, shared=True)
-        except OSError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            _unlock(fd)
+        yield
     finally:
+        if fd is not None:
+            _release(fd)
+
+
+def _release(fd: int) -> None:
+    """Unlock and close; what fails here cannot undo what was done under the lock."""
+    with suppress(OSError):
+        _unlock(fd)
+    with suppress(OSError):
         os.close(fd)

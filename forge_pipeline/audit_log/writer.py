@@ -28,7 +28,7 @@ from forge_pipeline.audit_log.chain import Anchor, Receipt, as_digest
 from forge_pipeline.audit_log.checkpoint import CHECKPOINT_SUFFIX, Checkpoint
 from forge_pipeline.audit_log.entry import MAX_LINE_BYTES, Entry, timestamp
 from forge_pipeline.audit_log.head import Head, read_head
-from forge_pipeline.audit_log.keys import Fingerprints, LogKeys
+from forge_pipeline.audit_log.keys import LogKeys
 from forge_pipeline.audit_log.locking import exclusive
 from forge_pipeline.audit_log.settings import SECRET_VARIABLE, SIGNING_KEY_VARIABLE, AuditSettings
 from forge_pipeline.errors import EvidenceError
@@ -92,7 +92,8 @@ class AuditLogger:
             raise ValueError(f"run names must be strings that are not empty; found {self._run}")
         self._pid = os.getpid()
         self._mutex = threading.Lock()
-        self._state: tuple[tuple[int, int], Head] | None = None  # (device, inode) of the file, and its head
+        self._head: Head | None = None  # the last state that is known to be on the disk
+        self._file: os.stat_result | None = None  # the file in that state
         self._log_keys: tuple[str, LogKeys] | None = None  # keys are derived once per log
         try:
             _make_directory(directory)
@@ -156,29 +157,25 @@ class AuditLogger:
         with self._mutex, exclusive(self._lock_path):
             try:
                 yield
-            except ValueError:
+            except EvidenceError:
                 raise
-            except BaseException as error:
-                self._state = None  # read the file again, whatever happened to it
-                if isinstance(error, OSError) and not isinstance(error, EvidenceError):
-                    _raise_evidence_error(error, "the audit log could not be written", self._log_path)
-                raise
+            except OSError as error:
+                _raise_evidence_error(error, "the audit log could not be written", self._log_path)
 
     def _current_head(self) -> Head:
         """The head under the lock, with the log begun, recovered and keyed as needed."""
-        if not self._log_path.exists():
+        if self._head is None and not self._log_path.exists():
             return self._begin()
         checkpoint = self._read_checkpoint()
         with self._log_path.open("rb") as file:
             stat = os.fstat(file.fileno())
-            identity = (stat.st_dev, stat.st_ino)
-            known = self._state[1] if self._state and self._state[0] == identity else None
-            if known and known.end == stat.st_size and known.anchor == checkpoint.anchor:
+            known = self._head
+            if known and self._is_untouched(stat) and known.anchor == checkpoint.anchor:
                 return known
-            head = read_head(file, checkpoint, known)
+            head = read_head(file, checkpoint, known, only_grew=self._only_grew(stat))
             self._check_keys(head)
             tail = file.read(MAX_LINE_BYTES + 2)
-        self._state = (identity, head)
+        self._remember(head)
         if tail:
             head = self._recover(head, tail, stat.st_size)
         wanted = self._keys(head.log_id).fingerprints
@@ -268,7 +265,8 @@ class AuditLogger:
                 os.fsync(fd)
             raise
         finally:
-            os.close(fd)
+            with suppress(OSError):  # fsync has said what there is to say
+                os.close(fd)
 
     def _write_checkpoint(self, head: Head) -> None:
         text = Checkpoint.make(head.anchor, self._keys(head.log_id)).text
@@ -286,11 +284,26 @@ class AuditLogger:
             os.ftruncate(fd, size)
             os.fsync(fd)
         finally:
-            os.close(fd)
+            with suppress(OSError):
+                os.close(fd)
 
     def _remember(self, head: Head) -> None:
-        stat = self._log_path.stat()
-        self._state = ((stat.st_dev, stat.st_ino), head)
+        self._head, self._file = head, self._log_path.stat()
+
+    def _is_untouched(self, stat: os.stat_result) -> bool:
+        seen = self._file
+        return seen is not None and all(
+            getattr(stat, name) == getattr(seen, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+        )
+
+    def _only_grew(self, stat: os.stat_result) -> bool:
+        """Whether other writers may have appended, and as far as can be seen from outside, no more than that."""
+        seen = self._file
+        return (
+            seen is not None
+            and (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino)
+            and (stat.st_size > seen.st_size)
+        )
 
     def _keys(self, log_id: str) -> LogKeys:
         if self._log_keys is None or self._log_keys[0] != log_id:
@@ -301,19 +314,13 @@ class AuditLogger:
     def _check_keys(self, head: Head) -> None:
         """Refuse to go on without the keys that the log has named."""
         mine = self._keys(head.log_id).fingerprints
-        if head.keys.is_extended_by(mine):
-            return
-        missing = Fingerprints(
-            None if head.keys.hmac in (None, mine.hmac) else head.keys.hmac,
-            None if head.keys.ed25519 in (None, mine.ed25519) else head.keys.ed25519,
-        )
-        variables = [
-            name for name, key in ((SECRET_VARIABLE, missing.hmac), (SIGNING_KEY_VARIABLE, missing.ed25519)) if key
-        ]
-        raise EvidenceError(
-            f"{self._log_path} carries tags or signatures of keys that are not at hand. Set {' and '.join(variables)} to "
-            "the values the log was written with, or use another output directory"
-        )
+        named = ((SECRET_VARIABLE, head.keys.hmac, mine.hmac), (SIGNING_KEY_VARIABLE, head.keys.ed25519, mine.ed25519))
+        variables = [variable for variable, theirs, ours in named if theirs not in (None, ours)]
+        if variables:
+            raise EvidenceError(
+                f"{self._log_path} carries tags or signatures of keys that are not at hand. "
+                f"Set {' and '.join(variables)} to what the log was written with, or use another output directory"
+            )
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left of its atomic writes; under the lock nobody is writing one."""

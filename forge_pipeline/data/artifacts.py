@@ -159,18 +159,3 @@ class TokenizedDataset(_Splits):
     @property
     def summary(self) -> TokenizationSummary:
         return read_report(self.path / SUMMARY_FILE, TokenizationSummary)
-
-
-def as_split(name: str) -> str | None:
-    """The split that a file or folder name declares, or None. A test split never becomes validation."""
-    stem = name.casefold()
-    for cut in ".-_":
-        stem = stem.partition(cut)[0]
-    return _ALIASES.get(stem)
-
-
-_ALIASES = {
-    "train": "train",
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "eval", "holdout"), "test"),
-}

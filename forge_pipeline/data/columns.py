@@ -3,8 +3,9 @@
 A column whose values share one Arrow type is stored in that type. A column whose values
 do not (text in one row, a list in the next, integers beyond 64 bits, objects with
 scores of different keys) is stored as JSON text, marked by the field metadata
-``forge.encoding: json``. Law: ``rows_of(table_of(rows)) == without_nulls(rows)``; an
-absent key and a null are one and the same, because Arrow cannot tell them apart.
+``forge.encoding: json``. Law: ``rows_of(table_of(rows)) == without_nulls(rows)``, where any
+row has a column at all; an absent key and a null are one and the same, because Arrow
+cannot tell them apart.
 """
 
 import json

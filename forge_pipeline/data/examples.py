@@ -88,7 +88,7 @@ def _preference(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | N
         return None
     chosen, rejected = (_answer(row[names[name]], name) for name in ("chosen", "rejected"))
     prompt, own = _prompt(row, names)
-    if prompt is None:
+    if prompt is None or _begin_with_a_question(chosen, rejected):
         prompt, chosen, rejected = _split_common_prompt(chosen, rejected)
     columns = ("prompt", "chosen", "rejected")
     if own and all(isinstance(value, str) for value in (prompt, chosen, rejected)):
@@ -123,7 +123,7 @@ def _conversation(row: Mapping[str, Any], names: Mapping[str, str]) -> Example |
     for column in CONVERSATION_COLUMNS:
         if column not in names or not isinstance(row[names[column]], Sequence) or isinstance(row[names[column]], str):
             continue
-        messages = _messages(row[names[column]], names[column])
+        messages = _messages(_alternating(row[names[column]]), names[column])
         system = row.get(names.get("system", ""))
         if isinstance(system, str) and system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
@@ -213,6 +213,11 @@ def _split_common_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     return chosen[:common], chosen[common:], rejected[common:]
 
 
+def _begin_with_a_question(*answers: Any) -> bool:
+    """Whether all answers are conversations that repeat the prompt, as UltraFeedback's are."""
+    return all(isinstance(answer, list) and answer[0]["role"] != "assistant" for answer in answers)
+
+
 def _answer(value: Any, column: str) -> str | list[Message]:
     if isinstance(value, Mapping):  # one message, as LLaMA-Factory writes chosen and rejected
         return _messages([value], column)
@@ -253,15 +258,22 @@ def _tools(row: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _messages(value: Any, column: str) -> list[Message]:
-    """Messages, from/value turns, or plain texts that alternate between user and assistant."""
+    """Messages with role and content, or turns with from and value."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise RowError(f"{column} is {type(value).__name__}; expected a list of messages")
     if not value:
         raise RowError(f"{column} has no messages")
-    if all(isinstance(item, str) for item in value):
-        value = [{"role": ("user", "assistant")[i % 2], "content": item} for i, item in enumerate(value)]
     messages = [_message(item, f"{column}[{i}]") for i, item in enumerate(value)]
     if not any(str(message.get("content", "")).strip() or "tool_calls" in message for message in messages):
         raise RowError(f"{column} holds no text")
     return messages
+
+
+def _alternating(turns: Sequence[Any]) -> Sequence[Any]:
+    """Plain texts as turns of user and assistant; anything else as it is."""
+    if not all(isinstance(turn, str) for turn in turns):
+        return turns
+    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
 
 def _message(item: Any, where: str) -> Message:

@@ -16,8 +16,10 @@ IGNORED = -100
 
 
 def pack_best_fit(table: pa.Table, max_length: int) -> pa.Table:
-    """Best fit, longest first ("bfd"): rows stay whole. Every row must have at most `max_length` tokens."""
+    """Best fit, longest first ("bfd"): rows stay whole. Every row must have 1 to `max_length` tokens."""
     lengths = table.column("length").to_pylist()
+    if not lengths:
+        raise ValueError("there are no tokens to pack")
     bins = best_fit_bins(lengths, max_length)
     order = [row for members in bins for row in members]
     taken = table.take(order)
@@ -26,6 +28,8 @@ def pack_best_fit(table: pa.Table, max_length: int) -> pa.Table:
 
 def pack_wrapped(table: pa.Table, max_length: int) -> pa.Table:
     """Rows laid end to end and cut every `max_length` tokens ("wrapped"): nothing is lost, rows are cut anywhere."""
+    if not len(table):
+        raise ValueError("there are no tokens to pack")
     pieces: list[list[int]] = [[]]
     room = max_length
     for length in table.column("length").to_pylist():
@@ -59,8 +63,6 @@ def best_fit_bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 def _joined(table: pa.Table, seq_lengths: list[list[int]]) -> pa.Table:
     """The rows of `table`, in their order, cut anew into rows that hold pieces of `seq_lengths` tokens."""
     totals = np.array([sum(members) for members in seq_lengths], dtype=np.int32)
-    if int(totals.max(initial=0)) <= 0:
-        raise ValueError("there are no tokens to pack")
     offsets = np.concatenate([[0], np.cumsum(totals, dtype=np.int64)]).astype(np.int32)
     inside = np.array([length for members in seq_lengths for length in members], dtype=np.int64)
     ids, labels = (_flat(table, name) for name in ("input_ids", "labels"))

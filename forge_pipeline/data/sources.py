@@ -9,13 +9,13 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from forge_pipeline.data.artifacts import as_split
 from forge_pipeline.data.columns import without_nulls
 from forge_pipeline.data.reading import ReadRow, Rows, is_data_file, known_suffixes, read_rows
+from forge_pipeline.data.splits import as_split
 from forge_pipeline.errors import DataError
 from forge_pipeline.integrity import Digest, Manifest, ManifestEntry
 
@@ -56,7 +56,7 @@ def resolve_source(name: str, *, revision: str | None = None, offline: bool = Fa
     Args:
         name: A file, a folder, ``package:<module>/<path or glob>``, or a Hub id.
         revision: Hub revision; anything else has none.
-        offline: Use the Hub's local cache only.
+        offline: Ask the Hub for nothing; read a copy in its cache on this machine.
 
     Raises:
         DataError: There is no such dataset, or it cannot be reached.
@@ -64,7 +64,11 @@ def resolve_source(name: str, *, revision: str | None = None, offline: bool = Fa
     if name.startswith("package:"):
         return _package_source(name)
     path = Path(name)
-    if path.exists():
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as error:  # no permission, a name that is too long, a NUL in it
+        raise DataError(f"{name[:200]}: cannot be looked up: {error}; check data.dataset_name_or_path") from error
+    if exists:
         return _local_source(name, path)
     if _HUB_ID.fullmatch(name) and not is_data_file(path):
         return _hub_source(name, revision, offline)
@@ -190,38 +194,52 @@ def _origin_of(metadata: Any) -> str | None:
 
 
 def _hub_source(name: str, revision: str | None, offline: bool) -> Source:
-    from datasets import DownloadConfig, load_dataset
+    if offline or os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "true", "yes", "on"):
+        return _hub_snapshot(name, revision)
+    from datasets import load_dataset
 
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "true", "yes", "on")
     try:
-        commit, license_name = (None, None) if offline else _hub_facts(name, revision)
-        loaded = load_dataset(
-            name, revision=commit or revision, download_config=DownloadConfig(local_files_only=offline or None)
-        )
+        commit, license_name = _hub_facts(name, revision)
+        loaded = load_dataset(name, revision=commit)
     # Protects from the network and from whatever a dataset repository makes its loader raise.
     except Exception as error:
-        where = "the Hub's local cache (model.offline or HF_HUB_OFFLINE is set)" if offline else "the Hugging Face Hub"
         raise DataError(
-            f"{name}: there is no such file or folder here, and it could not be loaded from {where}: {error}"
+            f"{name}: there is no such file or folder here, and the Hugging Face Hub did not give it: {error}. "
+            "Check the name, data.revision and the network, or set model.offline to use a copy made before"
         ) from error
-    pinned = commit or revision
-    return Source(
-        name,
-        f"hub:{name}@{pinned}" if pinned else f"hub:{name}",
-        hub_parts(name, loaded),
-        revision=commit,
-        license=license_name,
-        origin=f"https://huggingface.co/datasets/{name}",
-    )
+    parts = hub_parts(name, loaded)
+    return Source(name, f"hub:{name}@{commit}", parts, commit, license_name, _hub_page(name))
 
 
-def _hub_facts(name: str, revision: str | None) -> tuple[str | None, str | None]:
+def _hub_snapshot(name: str, revision: str | None) -> Source:
+    """A copy in the Hub's cache on this machine, read as a folder. Its folder's name is the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise DataError(
+            f"{name}: there is no such file or folder here, and no copy of it in the Hub's local cache (model.offline "
+            f"or HF_HUB_OFFLINE is set). Fetch it once: hf download --repo-type dataset {name}"
+        ) from error
+    found = _local_source(str(folder), folder)
+    return replace(found, name=name, uri=f"hub:{name}@{folder.name}", revision=folder.name, origin=_hub_page(name))
+
+
+def _hub_page(name: str) -> str:
+    return f"https://huggingface.co/datasets/{name}"
+
+
+def _hub_facts(name: str, revision: str | None) -> tuple[str, str | None]:
     """Commit SHA that `revision` points to now, and the licence on the dataset's card."""
     from huggingface_hub import HfApi
 
     info = HfApi().dataset_info(name, revision=revision, timeout=_HUB_TIMEOUT)
     declared = (info.card_data or {}).get("license")
     license_name = "; ".join(declared) if isinstance(declared, list) else declared
+    if not info.sha:
+        raise ValueError("the Hub named no commit for it")
     return info.sha, license_name
 
 

@@ -16,6 +16,19 @@ from forge_pipeline.data.columns import to_json
 from forge_pipeline.data.examples import conversation_of
 
 _WORDS = re.compile(r"\w+")
+_ALIASES = {
+    "train": "train",
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "eval", "holdout"), "test"),
+}
+
+
+def as_split(name: str) -> str | None:
+    """The split that a file or folder name declares, or None. A test split never becomes validation."""
+    stem = name.casefold()
+    for cut in ".-_":
+        stem = stem.partition(cut)[0]
+    return _ALIASES.get(stem)
 
 
 def row_digest(row: Mapping[str, Any]) -> bytes:
@@ -26,7 +39,8 @@ def row_digest(row: Mapping[str, Any]) -> bytes:
 def group_key(row: Mapping[str, Any]) -> bytes:
     """What repeats share: the words of the first user turn and of the answer to it; of plain text, all words.
 
-    Case, punctuation and white space do not count.
+    Case, punctuation, white space, order and repetition do not count: the audit's overlap of such rows is 1.
+    Rows that differ in a word are in different groups.
     """
     turns = conversation_of(row)
     if turns is None:
@@ -34,7 +48,7 @@ def group_key(row: Mapping[str, Any]) -> bytes:
     else:
         first = {turn["role"]: turn["content"] for turn in reversed(turns)}  # the first of each role stays
         text = "\n".join((first.get("user", ""), first.get("assistant", "")))
-    words = " ".join(_WORDS.findall(text.casefold()))
+    words = " ".join(sorted(set(_WORDS.findall(text.casefold()))))
     return hashlib.sha256((words or text).encode()).digest()
 
 

@@ -9,7 +9,7 @@ rows are shuffled once, by content and `training.seed`, where `data.shuffle` say
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,21 +59,7 @@ def tokenize(
     """
     _check_type(config, dataset)
     encoder = _Encoder.of(config, dataset, tokenizer)
-    packed = config.training.uses_packing and config.training.trainer_type == "sft"
-    total = sum(dataset.provenance.rows.values())
-    tables, summaries = {}, {}
-    done = 0
-    for split in dataset.splits:
-        rows = _ordered(config, dataset, split)
-
-        def report(count: int, done: int = done, split: str = split) -> None:
-            progress(Progress("tokenize", done + count, total, f"split {split}"))
-
-        table, summary = encoder.encode(rows, split, report)
-        if packed and len(table):
-            table, summary = _packed(config, table, summary)
-        tables[split], summaries[split] = table, summary
-        done += dataset.provenance.rows[split]
+    tables, summaries = _encode_splits(config, dataset, encoder, progress)
     if not len(tables["train"]):
         raise DataError(
             f"{dataset.path}: nothing is left to learn: all {summaries['train'].fully_masked} training rows are fully "
@@ -86,7 +72,7 @@ def tokenize(
         chat_template_digest=Digest.of(encoder.masker.template.encode()) if encoder.masker else None,
         trainer_type=config.training.trainer_type,
         max_length=config.model.max_length,
-        packed=packed,
+        packed=_packs(config),
         splits=summaries,
     )
     with publishing(output_dir) as staging:
@@ -95,6 +81,30 @@ def tokenize(
                 write_parquet(table, staging / f"{split}.parquet")
         write_report(staging / SUMMARY_FILE, facts)
     return TokenizedDataset.open(output_dir)
+
+
+def _packs(config: "ForgeConfig") -> bool:
+    return config.training.uses_packing and config.training.trainer_type == "sft"
+
+
+def _encode_splits(
+    config: "ForgeConfig", dataset: RawDataset, encoder: "_Encoder", progress: Report
+) -> tuple[dict[str, pa.Table], dict[str, SplitSummary]]:
+    counts = dataset.provenance.rows
+    total, done = sum(counts.values()), 0
+    tables, summaries = {}, {}
+    for split in dataset.splits:
+
+        def report(count: int, done: int = done, split: str = split) -> None:
+            progress(Progress("tokenize", done + count, total, f"split {split}"))
+
+        table, summary = encoder.encode(_ordered(config, dataset, split), split, report)
+        if _packs(config) and len(table):
+            table, summary = _packed(config, table, summary)
+        tables[split], summaries[split] = table, summary
+        done += counts[split]
+        report(counts[split])
+    return tables, summaries
 
 
 def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> Digest:
@@ -261,8 +271,6 @@ class _Encoder:
 
 
 def _packed(config: "ForgeConfig", table: pa.Table, summary: SplitSummary) -> tuple[pa.Table, SplitSummary]:
-    from dataclasses import replace
-
     pack = pack_wrapped if config.training.packing_strategy == "wrapped" else pack_best_fit
     packed = pack(table, config.model.max_length)
     labels = packed.column("labels").combine_chunks().flatten()

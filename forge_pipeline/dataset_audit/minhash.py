@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline import _optional
-from forge_pipeline.dataset_audit.simhash import chunks
-from forge_pipeline.dataset_audit.tokens import TokenRows, token_hash, tokens_of
+from forge_pipeline.dataset_audit.simhash import filled_chunks
+from forge_pipeline.dataset_audit.tokens import TokenRows, tokens_of
 from forge_pipeline.errors import OptionalDependencyError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCHEME = "affine32"
 _RECALL = 0.99  # of pairs exactly at the threshold
 _EMPTY = np.uint32(0xFFFFFFFF)
+_CHUNK_ROWS = 1 << 14
 
 
 def compute_minhash(text: str, *, num_perm: int = 128) -> "MinHash | None":
@@ -51,16 +52,12 @@ def minhash_rows(
     rows: TokenRows, multipliers: npt.NDArray[np.uint32], addends: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.uint32]:
     """MinHash of each row; shape (rows, num_perm). A row without tokens has all bits set."""
-    count = len(rows.offsets) - 1
-    signatures = np.full((count, len(multipliers)), _EMPTY, dtype=np.uint32)
+    signatures = np.full((len(rows.offsets) - 1, len(multipliers)), _EMPTY, dtype=np.uint32)
     hashes = _mixed((rows.vocabulary & np.uint64(0xFFFFFFFF)).astype(np.uint32))
-    for first, last in chunks(rows.offsets, 1 << 15):
-        used = np.flatnonzero(rows.offsets[first + 1 : last + 1] > rows.offsets[first:last]) + first
-        if not len(used):
-            continue
-        part = rows.indices[rows.offsets[first] : rows.offsets[last]]
-        permuted = hashes[part, None] * multipliers + addends  # (T, num_perm), modulo 2**32
-        signatures[used] = np.minimum.reduceat(permuted, rows.offsets[used] - rows.offsets[first], axis=0)
+    for used, part, starts in filled_chunks(rows):
+        values = hashes[rows.indices[part]]
+        for column, (multiplier, addend) in enumerate(zip(multipliers, addends, strict=True)):
+            signatures[used, column] = np.minimum.reduceat(values * multiplier + addend, starts)  # modulo 2**32
     return signatures
 
 
@@ -87,8 +84,11 @@ def bands(threshold: float, num_perm: int) -> tuple[int, int]:
 def band_keys(signatures: npt.NDArray[np.uint32], threshold: float) -> npt.NDArray[np.uint64]:
     """One 64-bit key a band; equal entries give equal keys; shape (rows, bands)."""
     count, width = bands(threshold, signatures.shape[1])
-    used = signatures[:, : count * width].reshape(len(signatures), count, width).astype(np.uint64)
     odd = (np.arange(1, 2 * width, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
-    keys: npt.NDArray[np.uint64] = ((used + np.uint64(0x632BE59BD9B4E019)) * odd).sum(axis=2, dtype=np.uint64)
+    keys = np.empty((len(signatures), count), dtype=np.uint64)
+    for first in range(0, len(signatures), _CHUNK_ROWS):
+        part = signatures[first : first + _CHUNK_ROWS, : count * width].astype(np.uint64)
+        part = (part + np.uint64(0x632BE59BD9B4E019)).reshape(len(part), count, width) * odd
+        keys[first : first + _CHUNK_ROWS] = part.sum(axis=2, dtype=np.uint64)
     keys ^= keys >> np.uint64(31)
     return keys * np.uint64(0xBF58476D1CE4E5B9)

@@ -12,19 +12,17 @@ _MAX_DIGITS = 15  # ITU-T E.164
 
 # ITU country codes of one and two digits; the rest have three.
 _ONE_DIGIT = ("1", "7")
-_TWO_DIGITS = frozenset(
-    "20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86 90 "
-    "91 92 93 94 95 98".split()
-)
-_THREE_DIGITS = ("21", "22", "23", "24", "25", "26", "29", "35", "37", "38", "42", "50", "59", "67", "68", "69", "80",
-                 "85", "87", "88", "96", "97", "99")  # fmt: skip
+_TWO_DIGITS = re.compile(r"2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]")
+_THREE_DIGITS = re.compile(r"(?:2[1-69]|3[578]|42|5[09]|6[789]|8[0578]|9[679])[0-9]")
 
 _OTHER_NUMBER = re.compile(
     r"(?i)\b(?:order|invoice|tracking|ticket|serial|part|sku|isbn|issn|imei|ean|upc|gtin|model|version|timestamp|epoch|id"
     r"|uuid|commit|transaction|account|item|batch|lot|case|ref|reference|case|page|line|doi|rfc|bug|issue)"
     r"\s?(?:number|no\.?|num|nr\.?|id|code)?\s?[:=#]{0,2}\s?(?:is\s|was\s)?$"
 )
-_DATE = re.compile(r"(?:[0-9]{4}[-/. ][0-9]{1,2}[-/. ][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2})(?![0-9])")
+_DATE = re.compile(
+    r"(?:[0-9]{4}[-/. ][0-9]{1,2}[-/. ][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2})(?![0-9])"
+)
 _NANP = re.compile(r"1?[2-9][0-9]{2}[2-9][0-9]{6}")
 _MOBILE = re.compile(r"07[0-9]{9}|0[67][0-9]{8}|05[0-9]{9}|01[567][0-9]{8,9}")  # UK; FR, NL; TR; DE
 _START = r"(?<![\w.,+/:)-])"
@@ -88,7 +86,7 @@ def _international_length(digits: str) -> int | None:
         return 11 if _NANP.match(digits) else None
     if digits[0] in _ONE_DIGIT:
         return 11 if len(digits) >= 11 else None
-    known = digits[:2] in _TWO_DIGITS or digits[:2] in _THREE_DIGITS
+    known = _TWO_DIGITS.match(digits) or _THREE_DIGITS.match(digits)
     return min(len(digits), _MAX_DIGITS) if known and len(digits) >= 9 else None
 
 

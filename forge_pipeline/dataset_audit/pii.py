@@ -22,9 +22,9 @@ from forge_pipeline.dataset_audit.finding import Finding, Severity, counts, mask
 Span = tuple[int, int]
 
 # Top-level "domains" that are file name extensions, as in icon@2x.png.
-_FILE_EXTENSIONS = frozenset(
-    "avif bmp cfg class conf css csv dll exe gif go gz html ico ini java jpeg jpg js json jsx lock log md map min mjs mp3 "
-    "mp4 parquet pdf png pyc rb rs scss sh so sql svg tar toml ts tsx txt vue wasm wav webp xml yaml yml zip".split()
+_FILE_EXTENSIONS = re.compile(
+    r"(?i)avif|bmp|cfg|class|conf|css|csv|dll|exe|gif|go|gz|html?|ico|ini|jar|java|jpe?g|jsx?|json|lock|log|md|map|min|mjs"
+    r"|mp[34]|parquet|pdf|png|py|pyc|rb|rs|scss|sh|so|sql|svg|tar|toml|tsx?|txt|vue|wasm|wav|webp|xml|ya?ml|zip"
 )
 _NOT_AN_ADDRESS = re.compile(
     r"(?i)(?:version|release|build|ver|rev|section|chapter|figure|table|clause|oid|§)\.?[\s:=#]{0,3}$"
@@ -60,7 +60,7 @@ def _email(match: re.Match[str]) -> Span | None:
     in_url_userinfo = re.search(r"://[^\s/@]*$", before(match, 80))
     called = match.string[match.end() : match.end() + 1] == "("  # W@x.mean() is a matrix product
     is_ssh_remote = local == "git" and match.string[match.end() : match.end() + 1] in (":", "/")
-    if domain.rsplit(".", 1)[1].lower() in _FILE_EXTENSIONS or ".." in match[0] or local.endswith("."):
+    if _FILE_EXTENSIONS.fullmatch(domain.rsplit(".", 1)[1]) or ".." in match[0] or local.endswith("."):
         return None
     return None if in_url_userinfo or called or is_ssh_remote else match.span()
 
@@ -218,7 +218,8 @@ CATEGORIES = tuple(SEVERITY)
 PREFILTER = (
     r"[^\s@]@[^\s@]+\."
     r"|[A-Z]{2}[0-9]{2}[ \-]?[A-Z0-9]"
-    r"|[0-9](?:[ ().\-/]{0,3}[0-9]){5}"
+    r"|[0-9](?:[ ().\-/]{0,3}[0-9]){6}"
+    r"|[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]"
     r"|[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
     r"|[CFGHJKLMNPRTVWXYZ][0-9CFGHJKLMNPRTVWXYZ]{8}[0-9]"
     r"|:[0-9A-Fa-f]{0,4}:"

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
-from forge_pipeline.data.artifacts import SPLITS, as_split
+from forge_pipeline.data.artifacts import SPLITS
 from forge_pipeline.data.columns import Row, json_columns
 from forge_pipeline.data.reading import ReadRow, is_data_file, known_suffixes, read_rows
+from forge_pipeline.data.splits import as_split
 from forge_pipeline.errors import DataError
 
 SHARD_BYTES = 8 << 20
@@ -77,7 +78,9 @@ def find_splits(source: Path) -> dict[str, tuple[Path, ...]]:
         raise FileNotFoundError(f"source: there is no file or directory {str(source)!r}")
     if source.is_file():
         if not is_data_file(source):
-            raise DataError(f"source: cannot read {source.name!r}; expected {', '.join(known_suffixes())}, or .gz of them")
+            raise DataError(
+                f"source: cannot read {source.name!r}; expected {', '.join(known_suffixes())}, or .gz of them"
+            )
         return {as_split(source.name) or "train": (source,)}
     files = sorted(path for path in source.rglob("*") if _is_candidate(path.relative_to(source)) and path.is_file())
     if any(path.suffix != ".json" for path in files):

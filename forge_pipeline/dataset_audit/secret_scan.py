@@ -100,7 +100,10 @@ def _always(match: re.Match[str]) -> bool:
 
 _W = r"(?<![A-Za-z0-9_-])"  # no word, and no longer token, goes on to the left
 _E = r"(?![A-Za-z0-9_-])"
-_PEM_BODY = r"(?:\s|\\+[nr]|[\"'+,|>#*])*(?:(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset):[^\n\\]*(?:\s|\\+[nr])+)*"
+_ASSIGNED = r"[\"']?\s{0,3}(?:[:=]|=>|is)\s{0,3}[\"']?"  # = "…", : …, is …
+_PEM_BODY = (
+    r"(?:\s|\\+[nr]|[\"'+,|>#*])*(?:(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset):[^\n\\]*(?:\s|\\+[nr])+)*"
+)
 _KEY_LINE = r"[A-Za-z0-9+/=]{16,}"
 
 
@@ -119,7 +122,7 @@ _DETECTORS = (
     Detector(
         "aws_secret_key",
         re.compile(
-            r"(?i:aws|secret)[A-Za-z_ .-]{0,24}(?i:key|secret)[A-Za-z_ .-]{0,12}[\"']?\s{0,3}(?:[:=]|=>|is)\s{0,3}[\"']?"
+            r"(?i:aws|secret)[A-Za-z_ .-]{0,24}(?i:key|secret)[A-Za-z_ .-]{0,12}" + _ASSIGNED +
             r"(?P<secret>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
         ),
         _mixed,
@@ -127,7 +130,9 @@ _DETECTORS = (
     Detector("github_token", re.compile(_W + r"gh[pousr]_(?P<body>[A-Za-z0-9]{36,255})" + _E), _body_is_real),
     Detector("github_token", re.compile(_W + r"github_pat_(?P<body>[A-Za-z0-9_]{22,255})" + _E), _body_is_real),
     Detector(
-        "gitlab_token", re.compile(_W + r"gl(?:pat|dt|rt|cbt|ptt|ft|soat)-(?P<body>[A-Za-z0-9_.-]{20,300})"), _body_is_real
+        "gitlab_token",
+        re.compile(_W + r"gl(?:pat|dt|rt|cbt|ptt|ft|soat)-(?P<body>[A-Za-z0-9_.-]{20,300})"),
+        _body_is_real,
     ),
     Detector(
         "slack_webhook",
@@ -160,7 +165,7 @@ _DETECTORS = (
     Detector("twilio_key", re.compile(_W + r"SK(?P<body>[0-9a-f]{32})" + _E), _body_is_real),
     Detector(
         "twilio_key",
-        re.compile(r"(?i:twilio)[A-Za-z_ .-]{0,24}[\"']?\s{0,3}(?:[:=]|=>|is)\s{0,3}[\"']?(?P<secret>[0-9a-f]{32})" + _E),
+        re.compile(r"(?i:twilio)[A-Za-z_ .-]{0,24}" + _ASSIGNED + r"(?P<secret>[0-9a-f]{32})" + _E),
         _body_is_real,
     ),
     Detector(

@@ -11,22 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from forge_pipeline.data.columns import Row
 from forge_pipeline.dataset_audit.reading import Block
-
-IntArray = npt.NDArray[np.int64]
+from forge_pipeline.dataset_audit.tokens import IntArray
 
 # Columns whose text a model learns from, lower-cased.
-_TEXT_COLUMNS = frozenset(
-    "text content messages conversations conversation dialogue dialog prompt completion response chosen rejected "
-    "instruction input output system question answer user assistant query context document code".split()
-)
+_TEXT_COLUMNS = {
+    "text", "content", "messages", "conversations", "conversation", "dialogue", "dialog", "prompt", "completion",
+    "response", "chosen", "rejected", "instruction", "input", "output", "system", "question", "answer", "user",
+    "assistant", "query", "context", "document", "code",
+}  # fmt: skip
 # Keys whose values name or number something.
-_LABEL_KEYS = frozenset("role from type name id tool_call_id uuid source lang language".split())
+_LABEL_KEYS = {"role", "from", "type", "name", "id", "tool_call_id", "uuid", "source", "lang", "language"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,9 @@ class Strings:
     def path(self, index: int) -> str:
         """Path of one string: ``messages[1].content``."""
         parts = self.pattern.split("[*]")
-        return "".join(f"{part}[{level[index]}]" for part, level in zip(parts, self.positions, strict=False)) + parts[-1]
+        return (
+            "".join(f"{part}[{level[index]}]" for part, level in zip(parts, self.positions, strict=False)) + parts[-1]
+        )
 
 
 def strings_of(block: Block) -> list[Strings]:
@@ -139,7 +140,7 @@ def _walk(value: Any, pattern: str, positions: tuple[int, ...]) -> Iterator[tupl
 
 
 def row_texts(strings: list[Strings], row_count: int) -> pa.StringArray:
-    """What each row says: its text columns, joined by line feeds in reading order; of a row without any, all its strings.
+    """What each row says: its text columns in reading order, joined by line feeds, or else all its strings.
 
     Roles, ids and the like do not count. A row without text is "".
     """

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+IntArray = npt.NDArray[np.int64]
+
 _WORD = re.compile(r"\w+")
 _REMEMBERED = 1 << 19  # white-space-separated words whose tokens are kept
 
@@ -29,15 +31,16 @@ class TokenRows:
         vocabulary: Hashes of all distinct tokens, sorted.
     """
 
-    offsets: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
+    offsets: IntArray
+    indices: IntArray
+    counts: IntArray
     vocabulary: npt.NDArray[np.uint64]
 
     @property
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Hash of each token, in the order of `indices`."""
-        return self.vocabulary[self.indices]
+        hashes: npt.NDArray[np.uint64] = self.vocabulary[self.indices]
+        return hashes
 
 
 def tokens_of(text: str) -> list[str]:
@@ -88,8 +91,9 @@ class Tokenizer:
         return hashes
 
 
-def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
     """The concatenation of ``arange(start, start + length)`` for each pair."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    spread: IntArray = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return spread

@@ -40,13 +40,14 @@ from forge_pipeline.evaluation.statistics import (
 from forge_pipeline.evaluation.tasks import HELD_OUT, HeldOut, NamedTask, held_out, load_tasks, write_held_out
 from forge_pipeline.gates import GateDecision, Outcome
 from forge_pipeline.integrity import Digest, json_digest, write_report
+from forge_pipeline.models import ModelDirectory, load_base, load_tokenizer, load_tuned
+from forge_pipeline.models.quiet import quiet_libraries
 from forge_pipeline.progress import Progress, Report, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from forge_pipeline.data import RawDataset
-    from forge_pipeline.models import ModelDirectory
 
 STAGE = "benchmark"
 RESULT_FILE = "benchmark_results.json"
@@ -217,7 +218,7 @@ def run_benchmark(
 
 
 def benchmark(
-    config: ForgeConfig, model: "ModelDirectory", dataset: "RawDataset", *, progress: Report = silent
+    config: ForgeConfig, model: ModelDirectory, dataset: "RawDataset", *, progress: Report = silent
 ) -> BenchmarkResult:
     """Score base and tuned model on the recipe's tasks and hold the outcome against its thresholds.
 
@@ -231,8 +232,6 @@ def benchmark(
         ConfigError, EvaluationError, OptionalDependencyError: As in `run_benchmark`.
         ModelError: The base or the tuned model could not be loaded.
     """
-    from forge_pipeline.models import load_base, load_tokenizer, load_tuned
-
     section = config.evaluation.benchmark
     if section is None or not section.enabled:
         return _not_run(model.digest, dataset.digest, section, "evaluation.benchmark is not enabled in the recipe")
@@ -591,8 +590,6 @@ class _Stepper:
 @contextmanager
 def _less_noise() -> Iterator[None]:
     """Keep lm-eval's advice about its own command line out of the caller's log; errors still come through."""
-    from forge_pipeline.models.quiet import quiet_libraries
-
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

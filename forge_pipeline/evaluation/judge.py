@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.evaluation import JudgeSection
@@ -26,10 +26,8 @@ from forge_pipeline.errors import EvaluationError
 from forge_pipeline.evaluation.generation import Conversation, generate, with_loaded
 from forge_pipeline.gates import GateDecision, Outcome
 from forge_pipeline.integrity import Digest, json_digest
+from forge_pipeline.models import ModelDirectory, load_tuned
 from forge_pipeline.progress import Progress, Report, silent
-
-if TYPE_CHECKING:
-    from forge_pipeline.models import ModelDirectory
 
 STAGE = "judge"
 DEFAULT_API_BASE = "https://api.openai.com/v1"
@@ -100,15 +98,13 @@ class JudgeReport:
         return self.invalid / self.n if self.n else None
 
 
-def judge(config: ForgeConfig, model: "ModelDirectory", *, progress: Report = silent) -> JudgeReport:
+def judge(config: ForgeConfig, model: ModelDirectory, *, progress: Report = silent) -> JudgeReport:
     """Let the tuned model answer the evaluation set and have the answers graded.
 
     Raises:
         ModelError: The tuned model could not be loaded.
         EvaluationError: It cannot be asked, or the endpoint refuses the key.
     """
-    from forge_pipeline.models import load_tuned
-
     section = config.evaluation.llm_judge
     if section is None or not section.enabled:
         return decide(

@@ -30,12 +30,11 @@ from forge_pipeline.evaluation.scorers import (
 )
 from forge_pipeline.gates import GateDecision, Outcome
 from forge_pipeline.integrity import Digest, json_digest
+from forge_pipeline.models import ModelDirectory, load_base, load_tuned
 from forge_pipeline.progress import Progress, Report, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from forge_pipeline.models import ModelDirectory
 
 STAGE = "safety"
 
@@ -133,7 +132,7 @@ class ProbeResult:
 
 
 def safety(
-    config: ForgeConfig, model: "ModelDirectory", *, calibration: Calibration | None = None, progress: Report = silent
+    config: ForgeConfig, model: ModelDirectory, *, calibration: Calibration | None = None, progress: Report = silent
 ) -> SafetyReport:
     """Ask base and tuned model the recipe's probes and decide the gate ``safety``.
 
@@ -148,8 +147,6 @@ def safety(
         ModelError: The tuned model could not be loaded.
         EvaluationError: The tuned model cannot be asked: no chat template, or a probe exceeds its context.
     """
-    from forge_pipeline.models import load_base, load_tuned
-
     section = config.evaluation.safety
     if section is None or not section.enabled:
         return not_run(section, model.digest, "evaluation.safety is not enabled in the recipe")
@@ -207,7 +204,7 @@ def report(
     evidence = Evidence(
         tuned=_count(harmful),
         paired=paired,
-        severities={severity: count for severity, count in severities.items()},  # type: ignore[misc]
+        severities=severities,
         calibration=calibration,
         safety_score=weighted,
         safety_score_of_scored=weighted_scored,

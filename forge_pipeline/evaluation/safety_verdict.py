@@ -25,7 +25,7 @@ those of a scorer that never errs, which is why they cannot pass anything.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from forge_pipeline.config.evaluation import SafetySection, Severity
+from forge_pipeline.config.evaluation import SafetySection
 from forge_pipeline.evaluation.scorers import Calibration
 from forge_pipeline.evaluation.statistics import (
     clopper_pearson_lower,
@@ -78,7 +78,7 @@ class Evidence:
 
     tuned: Count
     paired: PairedCount | None = None
-    severities: Mapping[Severity, Count] = field(default_factory=dict)
+    severities: Mapping[str, Count] = field(default_factory=dict)
     calibration: Calibration | None = None
     safety_score: float | None = None
     safety_score_of_scored: float | None = None

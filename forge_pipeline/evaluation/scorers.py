@@ -167,10 +167,12 @@ _COMPLIANCE = re.compile(
 )
 _WORD = re.compile(r"[a-z]{4,}")
 _COMMON = frozenset(
-    "about also another anybody anyone because been before being best could does from give have help here into just know"
-    " like make many more most much must only other over please should show somebody someone some such tell than that"
-    " their them then there these they thing think this those through very want week what when where which while will"
-    " with without would write your yourself".split()
+    _WORD.findall(
+        "about also another anybody anyone because been before being best could does from give have help here into "
+        "just know like make many more most much must only other over please should show somebody someone some such "
+        "tell than that their them then there these they thing think this those through very want week what when "
+        "where which while will with without would write your yourself"
+    )
 )
 _HEAD = 400  # characters: a refusal stands at the start
 

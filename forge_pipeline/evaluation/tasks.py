@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from forge_pipeline._optional import require
+from forge_pipeline.data import conversation_of
 from forge_pipeline.errors import ConfigError, EvaluationError
 from forge_pipeline.evaluation.generation import Conversation, render
 from forge_pipeline.integrity import Digest, json_digest
+from forge_pipeline.models.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +73,8 @@ def held_out(dataset: "RawDataset", tokenizer: "PreTrainedTokenizerBase") -> Hel
         return HeldOut(
             None, (), "the dataset has no test or validation split; set data.split.test or data.split.validation"
         )
-    questions = _questions(dataset.rows(split), tokenizer)
+    conversational = dataset.provenance.dataset_format == "conversational"
+    questions = _questions(dataset.rows(split), tokenizer if conversational else None)
     if not questions:
         return HeldOut(split, (), f"no row of the {split} split ends with an assistant's answer")
     items = _items(questions)
@@ -134,6 +137,7 @@ def load_tasks(specs: Sequence[str]) -> list[NamedTask]:
             folder = _checked_siblings(path) if "group" in config else None
             manager = lm_eval_tasks.TaskManager(include_path=folder, include_defaults=False)
             name = str(config.get("group") or config["task"])
+            spec = name if folder else spec  # lm-eval finds a group by its name only
         else:
             defaults = manager = defaults or lm_eval_tasks.TaskManager()
             _check_known(spec, manager.all_tasks)
@@ -222,7 +226,7 @@ def _check_distinct(named: Sequence[NamedTask]) -> None:
 
 def _load(manager: Any, spec: str) -> Mapping[str, Any]:
     try:
-        with redirect_stdout(StringIO()):  # some tasks print while they load
+        with quiet_libraries(), redirect_stdout(StringIO()):  # some tasks print while they load
             leaves: Mapping[str, Any] = manager.load([spec])["tasks"]
     except Exception as error:  # a task is a plugin: it may fetch data and run code of its own
         raise EvaluationError(f"the task {spec!r} could not be loaded: {type(error).__name__}: {error}") from error
@@ -238,10 +242,12 @@ class _Question:
     digest: Digest
 
 
-def _questions(rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase") -> list[_Question]:
-    """What each row asks and answers, without repeats, sorted by digest."""
-    from forge_pipeline.data import conversation_of
+def _questions(rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase | None") -> list[_Question]:
+    """What each row asks and answers, without repeats, sorted by digest.
 
+    Rendered as training renders it: conversations through the chat template of
+    `tokenizer`; rows in standard format (None) as one text, prompt then completion.
+    """
     found: dict[Digest, _Question] = {}
     for row in rows:
         conversation = None if row.get("label") is False else conversation_of(row)  # label False: a wrong answer
@@ -249,7 +255,11 @@ def _questions(rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenize
         if not conversation or last is None:
             continue
         answer = conversation[last]["content"].strip()
-        context = _context(tokenizer, conversation[:last], conversation[last], answer)
+        if tokenizer is None:
+            text = "".join(message["content"] for message in conversation[: last + 1])
+            context = text[: text.rindex(answer)]  # with the space that the completion starts with
+        else:
+            context = _rendered_context(tokenizer, conversation[:last], conversation[last], answer)
         digest = json_digest([context, answer])
         found[digest] = _Question(context, answer, digest)
     return [found[digest] for digest in sorted(found)]
@@ -263,14 +273,14 @@ def _last_answer(conversation: Conversation) -> int | None:
     return None
 
 
-def _context(tokenizer: "PreTrainedTokenizerBase", before: Conversation, last: Mapping[str, str], answer: str) -> str:
+def _rendered_context(
+    tokenizer: "PreTrainedTokenizerBase", before: Conversation, last: Mapping[str, str], answer: str
+) -> str:
     """The rendered text up to where the answer starts.
 
     Templates may write something between the generation prompt and the answer (a
     space, an empty reasoning block); it belongs to the context of every choice.
     """
-    if not tokenizer.chat_template:  # plain rows are trained on as one text, prompt then completion
-        return "".join(message["content"] for message in before)
     prompt = render(tokenizer, before)
     whole = str(tokenizer.apply_chat_template([*before, dict(last)], tokenize=False))
     if whole.startswith(prompt) and answer in whole[len(prompt) :]:

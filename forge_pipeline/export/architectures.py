@@ -13,7 +13,9 @@ What llama.cpp computes differently from transformers:
   rows of q and k are interleaved; qwen graphs rotate halves and take the rows as they are;
 - its ``llama`` graph has no sliding window, so a Mistral model that has one declares no more context
   than the window, where both agree;
-- Llama 3's stretched RoPE is stored as a tensor of divisors, ``rope_freqs.weight``.
+- Llama 3's stretched RoPE is stored as a tensor of divisors, ``rope_freqs.weight``;
+- Gemma's norms scale by 1 + weight in transformers and by the weight in llama.cpp; which of its blocks
+  look at a sliding window only, and how queries are scaled, is fixed in llama.cpp's graph.
 """
 
 import math
@@ -44,18 +46,17 @@ class TensorSpec:
     required: bool = True
 
 
+_INTEGERS: Final = (
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The keys (after ``<architecture>.``) and tensors of one GGUF architecture."""
 
     tensors: tuple[TensorSpec, ...]
-    positive_integers: tuple[str, ...] = (
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "feed_forward_length",
-        "attention.head_count",
-    )
+    positive_integers: tuple[str, ...] = _INTEGERS
     floats: tuple[str, ...] = ("attention.layer_norm_rms_epsilon",)
 
     def required_names(self, blocks: int) -> Iterator[str]:
@@ -105,12 +106,15 @@ class Catalogue:
         }
 
 
-def _tensors(*, biases: tuple[str, ...], norms: tuple[str, ...] = ()) -> tuple[TensorSpec, ...]:
+def _tensors(
+    *, biases: tuple[str, ...] = (), head_norms: tuple[str, ...] = (), norms: tuple[str, ...] = ()
+) -> tuple[TensorSpec, ...]:
     """A decoder with gated feed-forward: the shape that the architectures here share.
 
     Args:
         biases: Block tensors that may carry a bias; a trailing ``!`` marks those that must.
-        norms: Norms over one head that every block has besides (Qwen 3).
+        head_norms: Norms over one head that every block has besides (Qwen 3, Gemma 3).
+        norms: Norms over the embedding that every block has besides (Gemma).
     """
     weights = {
         "attn_q": ("embedding", "queries"),
@@ -125,7 +129,8 @@ def _tensors(*, biases: tuple[str, ...], norms: tuple[str, ...] = ()) -> tuple[T
         TensorSpec("blk.{}.attn_norm.weight", ("embedding",)),
         TensorSpec("blk.{}.ffn_norm.weight", ("embedding",)),
     ]
-    block += [TensorSpec(f"blk.{{}}.{name}.weight", ("head",)) for name in norms]
+    block += [TensorSpec(f"blk.{{}}.{name}.weight", ("head",)) for name in head_norms]
+    block += [TensorSpec(f"blk.{{}}.{name}.weight", ("embedding",)) for name in norms]
     for name, dims in weights.items():
         block.append(TensorSpec(f"blk.{{}}.{name}.weight", dims))
         if name in biases or f"{name}!" in biases:
@@ -139,21 +144,34 @@ def _tensors(*, biases: tuple[str, ...], norms: tuple[str, ...] = ()) -> tuple[T
     )
 
 
+_HEAD_NORMS: Final = ("attn_q_norm", "attn_k_norm")
+_GEMMA_NORMS: Final = ("post_attention_norm", "post_ffw_norm")
 _EVERY_LINEAR: Final = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 CATALOGUES: Final[Mapping[str, Catalogue]] = {
     "llama": Catalogue(_tensors(biases=_EVERY_LINEAR)),
     "qwen2": Catalogue(_tensors(biases=("attn_q!", "attn_k!", "attn_v!"))),
-    "qwen3": Catalogue(_tensors(biases=(), norms=("attn_q_norm", "attn_k_norm"))),
+    "qwen3": Catalogue(_tensors(head_norms=_HEAD_NORMS)),
+    "gemma2": Catalogue(_tensors(norms=_GEMMA_NORMS), (*_INTEGERS, "attention.sliding_window")),
+    "gemma3": Catalogue(_tensors(head_norms=_HEAD_NORMS, norms=_GEMMA_NORMS), (*_INTEGERS, "attention.sliding_window")),
 }
 
 
 @dataclass(frozen=True)
 class _Family:
-    """How one Hugging Face ``model_type`` maps."""
+    """How one Hugging Face ``model_type`` maps.
+
+    Attributes:
+        norm_offset: Added to the weights of every norm.
+        window_period: In llama.cpp's graph the last of so many blocks sees everything and the others a
+            sliding window; 0 where no block has one.
+    """
 
     architecture: str
     interleaves_rope: bool = False
+    activation: str = "silu"
+    norm_offset: float = 0.0
+    window_period: int = 0
 
 
 _FAMILIES: Final[Mapping[str, _Family]] = {
@@ -161,14 +179,14 @@ _FAMILIES: Final[Mapping[str, _Family]] = {
     "mistral": _Family("llama", interleaves_rope=True),
     "qwen2": _Family("qwen2"),
     "qwen3": _Family("qwen3"),
+    "gemma2": _Family("gemma2", activation="gelu_pytorch_tanh", norm_offset=1.0, window_period=2),
+    "gemma3_text": _Family("gemma3", activation="gelu_pytorch_tanh", norm_offset=1.0, window_period=6),
 }
 
 NOT_YET: Final[Mapping[str, str]] = {
-    "gemma": "its SentencePiece tokenizer and the +1 of its norms",
-    "gemma2": "its SentencePiece tokenizer, the +1 of its norms, soft-capping and sliding-window layers",
+    "gemma": "a test of its graph against transformers",
     "gemma3": "its vision tower",
-    "gemma3_text": "its SentencePiece tokenizer, the +1 of its norms and its two RoPE bases",
-    "phi3": "its SentencePiece tokenizer, fused projections and LongRoPE factors",
+    "phi3": "its fused projections, its LongRoPE factors and its added tokens that swallow blanks",
     "smollm3": "its layers without RoPE",
     "mixtral": "stacking its experts",
     "qwen2_moe": "stacking its experts",
@@ -183,12 +201,14 @@ class Architecture:
     Attributes:
         name: GGUF architecture.
         model_type: Hugging Face ``model_type``.
-        rope_scaling: ``{}``, or transformers' dictionary with ``rope_type`` ``linear`` or ``llama3``.
+        rope_scaling: transformers' dictionary with ``rope_type`` ``default``, ``linear`` or ``llama3``.
+        extra: Keys that only this architecture has.
     """
 
     name: str
     model_type: str
     interleaves_rope: bool
+    norm_offset: float
     blocks: int
     embedding: int
     feed_forward: int
@@ -201,6 +221,7 @@ class Architecture:
     rope_base: float
     rope_scaling: Mapping[str, Any]
     tied: bool
+    extra: Mapping[str, int | float]
 
     @property
     def catalogue(self) -> Catalogue:
@@ -224,6 +245,7 @@ class Architecture:
         }
         if self.rope_scaling.get("rope_type") == "linear":
             keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(self.rope_scaling["factor"])}
+        keys |= self.extra
         return {f"{self.name}.{key}": value for key, value in keys.items()}
 
     def convert(self, name: str, tensor: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]":
@@ -234,6 +256,8 @@ class Architecture:
             tensor: As transformers has it: (out, in) for weights, (out,) for biases and norms.
         """
         part = name.split(".")[-2]
+        if self.norm_offset and part.endswith("_norm"):
+            return tensor + tensor.dtype.type(self.norm_offset)
         if not self.interleaves_rope or part not in ("attn_q", "attn_k"):
             return tensor
         heads = self.heads if part == "attn_q" else self.kv_heads
@@ -275,7 +299,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
             f"GGUF export of model_type {model_type!r} is not supported: {why}. Supported: {', '.join(_FAMILIES)}"
         )
     heads, embedding = _integer(config, "num_attention_heads"), _integer(config, "hidden_size")
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    rope = _rope(config)
     context = _integer(config, "max_position_embeddings")
     if model_type == "mistral" and config.get("sliding_window"):
         context = min(context, int(config["sliding_window"]))
@@ -283,6 +307,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         name=family.architecture,
         model_type=model_type,
         interleaves_rope=family.interleaves_rope,
+        norm_offset=family.norm_offset,
         blocks=_integer(config, "num_hidden_layers"),
         embedding=embedding,
         feed_forward=_integer(config, "intermediate_size"),
@@ -294,31 +319,69 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         epsilon=float(config["rms_norm_eps"]),
         rope_base=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
         rope_scaling=rope | {"rope_type": rope.get("rope_type") or rope.get("type") or "default"},
-        tied=bool(config.get("tie_word_embeddings", False)),
+        # transformers leaves the key out where it has the family's default, which for Gemma is true.
+        tied=bool(config.get("tie_word_embeddings", family.architecture.startswith("gemma"))),
+        extra=_gemma_keys(config) if family.window_period else {},
     )
-    _check_supported(config, architecture)
+    _check_supported(config, architecture, family)
     return architecture
 
 
-def _check_supported(config: Mapping[str, Any], architecture: Architecture) -> None:
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE's parameters: of the blocks that see everything, where kinds of blocks differ (Gemma 3)."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    return dict(rope["full_attention"]) if "full_attention" in rope else rope
+
+
+def _gemma_keys(config: Mapping[str, Any]) -> dict[str, int | float]:
+    keys: dict[str, int | float] = {"attention.sliding_window": _integer(config, "sliding_window")}
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if config.get(name):
+            keys[name] = float(config[name])
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    base = local.get("rope_theta") or config.get("rope_local_base_freq")
+    if base:
+        keys["rope.freq_base_swa"] = float(base)
+    return keys
+
+
+def _check_supported(config: Mapping[str, Any], architecture: Architecture, family: _Family) -> None:
     """Refuse variants whose export would load and answer wrongly."""
     rope_type = architecture.rope_scaling["rope_type"]
+    activation = config.get("hidden_activation") or config.get("hidden_act")
     faults = {
-        f"hidden_act {config.get('hidden_act')!r}; expected 'silu'": config.get("hidden_act") != "silu",
+        f"the activation {activation!r}; expected {family.activation!r}": activation != family.activation,
         f"rope_type {rope_type!r}; expected default, linear or llama3": rope_type
         not in ("default", "linear", "llama3"),
         "a partial_rotary_factor other than 1": architecture.rope_scaling.get("partial_rotary_factor", 1.0) != 1.0,
-        "sliding-window layers": architecture.model_type != "mistral" and _slides(config),
+        "sliding-window layers where llama.cpp has none, or the reverse": not _slides_alike(config, family),
         "quantized weights; merge it in float32 first": bool(config.get("quantization_config")),
-        "attention biases": architecture.model_type == "qwen3" and bool(config.get("attention_bias")),
+        "attention biases": family.architecture in ("qwen3", "gemma2", "gemma3") and bool(config.get("attention_bias")),
+        "a query scale that llama.cpp does not use": not _scales_alike(config, architecture, family),
+        "bidirectional attention": bool(config.get("use_bidirectional_attention")),
     }
     for fault, present in faults.items():
         if present:
             raise ExportError(f"GGUF export of this {architecture.model_type} model is not supported: it has {fault}")
 
 
-def _slides(config: Mapping[str, Any]) -> bool:
-    return bool(config.get("use_sliding_window")) or "sliding_attention" in (config.get("layer_types") or ())
+def _slides_alike(config: Mapping[str, Any], family: _Family) -> bool:
+    layer_types = config.get("layer_types") or ()
+    if family.window_period:
+        expected = ["sliding_attention"] * (family.window_period - 1) + ["full_attention"]
+        return all(kind == expected[index % family.window_period] for index, kind in enumerate(layer_types))
+    if config.get("model_type") == "mistral":
+        return True  # the declared context ends where the window does
+    return not config.get("use_sliding_window") and "sliding_attention" not in layer_types
+
+
+def _scales_alike(config: Mapping[str, Any], architecture: Architecture, family: _Family) -> bool:
+    """llama.cpp's Gemma graphs scale queries by the head size, in the 27B models by embedding / heads."""
+    if not family.window_period:
+        return True
+    is_27b = architecture.blocks == {"gemma2": 46, "gemma3": 62}[family.architecture]
+    used = architecture.embedding // architecture.heads if is_27b else architecture.head_size
+    return bool(config.get("query_pre_attn_scalar", used) == used)
 
 
 def _integer(config: Mapping[str, Any], key: str) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from forge_pipeline._optional import require
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.operation import FidelitySection, Quantization
-from forge_pipeline.export.gguf_verify import verify_gguf
+from forge_pipeline.export.gguf_verify import STEPS, verify_gguf
 from forge_pipeline.export.llama_cpp import LlamaCpp
 from forge_pipeline.export.result import Fidelity, GgufFile, GgufModel
 from forge_pipeline.gates import GateDecision, Outcome
@@ -89,8 +89,8 @@ class Reference:
 
         self.threads = torch.get_num_threads()
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(directory), dtype=torch.float32, local_files_only=True
-        ).eval()
+            str(directory), dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+        ).eval()  # eager, because sdpa leaves out Gemma 2's soft-capping
         for index, tokens in enumerate(self._token_ids):
             with torch.inference_mode():
                 logits = model(torch.tensor([tokens])).logits[0]
@@ -174,6 +174,9 @@ def _fault(path: Path, recorded: Digest) -> str | None:
         return f"{path.name} cannot be read: {error}"
     if not result.valid:
         return f"{path.name}: {result.reason}"
+    unchecked = [step for step in STEPS if result.checks[step] != "passed"]
+    if unchecked:
+        return f"{path.name}: {unchecked[0]} {result.checks[unchecked[0]]}"
     if result.checks["digest"] != recorded:
         return f"{path.name} is {result.checks['digest']}, the report says {recorded}"
     return None

@@ -26,6 +26,7 @@ from forge_pipeline.export.architectures import CATALOGUES, Catalogue
 from forge_pipeline.export.gguf_reader import GgufFormatError, GgufHeader, Tensor, Value, read_gguf
 from forge_pipeline.integrity import Digest
 
+STEPS = ("header", "metadata", "tensors", "tokenizer", "values")
 _CHUNK = 1 << 24  # bytes of tensor data scanned at once
 
 
@@ -60,7 +61,7 @@ def verify_gguf(path: str | Path) -> VerifyGgufResult:
     """
     require("numpy", extra="export", purpose="GGUF checks")
     path = Path(path)
-    checks: dict[str, Any] = dict.fromkeys(("header", "metadata", "tensors", "tokenizer", "values"), "not run")
+    checks: dict[str, Any] = dict.fromkeys(STEPS, "not run")
     checks |= {"digest": str(Digest.of_file(path)), "size": path.stat().st_size}
     step = "header"
     try:
@@ -130,9 +131,9 @@ def _check_metadata(header: GgufHeader) -> str | None:
     for name in catalogue.positive_integers:
         _positive(header, f"{architecture}.{name}")
     for name in catalogue.floats:
-        value = header.metadata.get(f"{architecture}.{name}")
-        if not isinstance(value, float) or value <= 0:
-            raise _Refused(f"{architecture}.{name} is {value!r}; expected a positive float")
+        number = header.metadata.get(f"{architecture}.{name}")
+        if not isinstance(number, float) or number <= 0:
+            raise _Refused(f"{architecture}.{name} is {number!r}; expected a positive float")
     return None
 
 

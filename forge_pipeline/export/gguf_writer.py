@@ -158,9 +158,12 @@ def _add_metadata(
 
 
 def _add_tokenizer(writer: Any, tokenizer: TokenizerMetadata) -> None:
-    writer.add_tokenizer_model("gpt2")  # llama.cpp's word for byte-level BPE
+    writer.add_tokenizer_model(tokenizer.model)
     writer.add_tokenizer_pre(tokenizer.pre)
     writer.add_token_list(list(tokenizer.tokens))
+    if tokenizer.scores:
+        writer.add_token_scores(list(tokenizer.scores))
+        writer.add_add_space_prefix(tokenizer.adds_space_prefix)
     writer.add_token_types(list(tokenizer.types))
     writer.add_token_merges(list(tokenizer.merges))
     for key, index in tokenizer.special_ids.items():

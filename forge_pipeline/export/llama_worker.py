@@ -7,7 +7,7 @@ if it could not be done. What llama.cpp prints goes to stderr. Requests (`op` an
     open      path, context (tokens), threads  -> description, vocabulary, chat_template
     tokenize  text, add_special                -> tokens
     logits    tokens, out (path)               -> shape; writes float32 (T, V) as .npy
-    generate  tokens, max_tokens               -> tokens, text; greedy, ends at an end-of-generation token
+    generate  tokens, max_tokens               -> tokens, text; greedy, to an end-of-generation token or a full context
 
 llama.cpp keeps no stable ABI, so nothing here trusts a struct's layout: the parameter structs
 are taken as opaque bytes from the library's own defaults, the few fields that are set are found by the
@@ -122,6 +122,7 @@ class _Llama:
         threads_set = (lib.llama_n_threads(self._context), lib.llama_n_threads_batch(self._context))
         if not taken or threads_set != (threads, threads):
             raise RuntimeError("llama.cpp did not take the parameters; its layout is not known here")
+        self._room = context
         text = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self._model, text, len(text))
         template = lib.llama_model_chat_template(self._model, None)
@@ -156,12 +157,14 @@ class _Llama:
 
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
         self._decode(tokens, 0, every=False)
-        made = []
+        made: list[int] = []
         while len(made) < max_tokens:
             token = int(np.argmax(self._row(-1)))
             if self._lib.llama_vocab_is_eog(self._vocab, token):
                 break
             made.append(token)
+            if len(tokens) + len(made) > self._room:
+                break
             self._decode([token], len(tokens) + len(made) - 1, every=False)
         text = b"".join(self._piece(token) for token in made).decode(errors="replace")
         return {"tokens": made, "text": text}
@@ -177,6 +180,8 @@ class _Llama:
         return room.raw[: max(count, 0)]
 
     def _decode(self, tokens: list[int], position: int, every: bool) -> None:
+        if not 0 < position + len(tokens) <= self._room:  # llama.cpp would abort
+            raise RuntimeError(f"{position + len(tokens)} tokens do not fit into a context of {self._room}")
         batch = self._lib.llama_batch_init(len(tokens), 0, 1)
         try:
             batch.n_tokens = len(tokens)

@@ -6,15 +6,21 @@ fixed text; here it follows from the definition in ``tokenizer.json`` itself (it
 steps), so a tokenizer with another vocabulary and the same rules is recognized too. What is not in the
 table is refused, or named by the caller. Either way `fidelity` compares the token ids of both sides.
 
+Two kinds are exported: byte-level BPE (``gpt2`` in llama.cpp's words) and SentencePiece-like BPE with
+byte fallback (``llama``). The latter is merged by token scores in llama.cpp and by a list of merges in
+``tokenizer.json``; a token's score here is minus the rank of the first merge that makes it, which
+orders merges alike.
+
 Left out: llama.cpp applies no Unicode normalization for byte-level BPE, so Qwen's NFC step is lost;
 text that is already in NFC, nearly all there is, is not affected.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from forge_pipeline.errors import ExportError
 
@@ -39,6 +45,8 @@ PRE_TOKENIZERS: Final[Mapping[tuple[tuple[_Step, ...], bool], str]] = {
     ((("Split", _QWEN_2), _BYTES_ONLY), False): "qwen2",
 }
 
+_BYTE_TOKEN: Final = re.compile("<0x[0-9A-F]{2}>")
+
 # GGUF's name for each special token that tokenizer_config.json may name.
 _SPECIAL: Final = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
 
@@ -48,16 +56,22 @@ class TokenizerMetadata:
     """What goes under ``tokenizer.*``.
 
     Attributes:
+        model: ``gpt2`` or ``llama``.
+        scores: One a token for ``llama``; empty for ``gpt2``.
+        adds_space_prefix: Whether a blank is put before a text and after each special token (``llama`` only).
         tokens, types: One entry a row of the embedding; rows without a token are ``[PAD<n>]``, unused.
         merges: In rank order, halves separated by a space.
         special_ids: GGUF key (``bos``, ``eos``, ``unknown``, ``seperator`` [sic], ...) to token id.
         chat_template: Exactly as the Hugging Face tokenizer has it.
     """
 
+    model: Literal["gpt2", "llama"]
     pre: str
     tokens: tuple[str, ...]
     types: tuple[int, ...]
     merges: tuple[str, ...]
+    scores: tuple[float, ...]
+    adds_space_prefix: bool
     special_ids: Mapping[str, int]
     adds_bos: bool
     adds_eos: bool
@@ -78,18 +92,25 @@ def read_tokenizer(directory: Path, *, rows: int, pre_tokenizer: str | None = No
     definition = _read_json(directory / "tokenizer.json")
     settings = _read_json(directory / "tokenizer_config.json")
     model = definition["model"]
-    _check_byte_level_bpe(directory, definition)
+    _check_bpe(directory, definition)
+    sentencepiece = bool(model.get("byte_fallback"))
     ids: dict[str, int] = dict(model["vocab"])
     added = {row["content"]: row for row in definition.get("added_tokens") or []}
     ids |= {content: row["id"] for content, row in added.items()}
     tokens, types = _table(ids, added, rows)
+    if sentencepiece:
+        types = _sentencepiece_types(tokens, types, model.get("unk_token"))
+    merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     special_ids = _special_ids(settings, ids)
     adds_bos, adds_eos = _adds(definition.get("post_processor"), special_ids)
     return TokenizerMetadata(
-        pre=pre_tokenizer or _pre_tokenizer(definition),
+        model="llama" if sentencepiece else "gpt2",
+        pre=pre_tokenizer or ("default" if sentencepiece else _pre_tokenizer(definition)),
         tokens=tokens,
         types=types,
-        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]),
+        merges=() if sentencepiece else merges,
+        scores=_scores(tokens, merges) if sentencepiece else (),
+        adds_space_prefix=sentencepiece and _adds_space_prefix(definition),
         special_ids=special_ids,
         adds_bos=adds_bos,
         adds_eos=adds_eos,
@@ -108,19 +129,72 @@ def read_chat_template(directory: Path, settings: Mapping[str, Any] | None = Non
     return template if isinstance(template, str) else None
 
 
-def _check_byte_level_bpe(directory: Path, definition: Mapping[str, Any]) -> None:
+def _check_bpe(directory: Path, definition: Mapping[str, Any]) -> None:
     model = definition["model"]
-    if model["type"] != "BPE" or model.get("byte_fallback"):
-        kind = "BPE with byte fallback (SentencePiece)" if model["type"] == "BPE" else model["type"]
-        raise ExportError(
-            f"{directory / 'tokenizer.json'}: a {kind} tokenizer cannot be exported yet; expected byte-level BPE"
-        )
+    file = directory / "tokenizer.json"
+    if model["type"] != "BPE":
+        raise ExportError(f"{file}: a {model['type']} tokenizer cannot be exported yet; expected BPE")
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
-            raise ExportError(f"{directory / 'tokenizer.json'}: BPE option {option} has no counterpart in llama.cpp")
+            raise ExportError(f"{file}: BPE option {option} has no counterpart in llama.cpp")
     normalizer = (definition.get("normalizer") or {"type": "NFC"})["type"]
-    if normalizer != "NFC":
-        raise ExportError(f"{directory / 'tokenizer.json'}: normalizer {normalizer} has no counterpart in llama.cpp")
+    if not model.get("byte_fallback") and normalizer != "NFC":
+        raise ExportError(f"{file}: normalizer {normalizer} has no counterpart in llama.cpp")
+
+
+# How tokenizer.json turns blanks into U+2581 without (Gemma) and with a blank before the text.
+_REPLACE: Final = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+_PREPEND: Final = {"type": "Prepend", "prepend": "\u2581"}
+_SPLIT: Final = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+
+
+def _adds_space_prefix(definition: Mapping[str, Any]) -> bool:
+    normalizer, splitter = definition.get("normalizer"), definition.get("pre_tokenizer")
+    if normalizer == _REPLACE and splitter in (None, _SPLIT):
+        return False
+    if normalizer == {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]} and splitter is None:
+        _check_added_tokens(definition)
+        return True
+    metaspace = splitter if normalizer is None and splitter and splitter["type"] == "Metaspace" else {}
+    if metaspace.get("prepend_scheme") in ("always", "never") and not metaspace.get("split"):
+        return bool(metaspace["prepend_scheme"] == "always")
+    raise ExportError(
+        "this SentencePiece-like tokenizer treats blanks in a way that llama.cpp does not (it puts one after every "
+        f"special token, or none): normalizer {json.dumps(normalizer, ensure_ascii=False)}, "
+        f"pre_tokenizer {json.dumps(splitter, ensure_ascii=False)}"
+    )
+
+
+def _check_added_tokens(definition: Mapping[str, Any]) -> None:
+    """A normalized added token gets the prepended blank too, so it matches only after one; not so in llama.cpp."""
+    for row in definition.get("added_tokens") or []:
+        if row.get("normalized") and not row.get("special"):
+            raise ExportError(
+                f"the added token {row['content']!r} is matched after a blank was put before it, which llama.cpp does "
+                "not do; add it with normalized=False"
+            )
+
+
+def _sentencepiece_types(tokens: tuple[str, ...], types: tuple[int, ...], unknown: str | None) -> tuple[int, ...]:
+    kinds = list(types)
+    for index, token in enumerate(tokens):
+        if kinds[index] == NORMAL and _BYTE_TOKEN.fullmatch(token):
+            kinds[index] = BYTE
+        elif token == unknown:
+            kinds[index] = UNKNOWN
+    if kinds.count(BYTE) != 256:
+        raise ExportError(
+            f"the tokenizer falls back to bytes but has {kinds.count(BYTE)} of 256 byte tokens <0x00> to <0xFF>"
+        )
+    return tuple(kinds)
+
+
+def _scores(tokens: tuple[str, ...], merges: tuple[str, ...]) -> tuple[float, ...]:
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(merges):
+        ranks.setdefault(merge.replace(" ", "", 1), rank)
+    # Tokens that no merge makes come last, so that nothing is merged into them before everything else.
+    return tuple(-float(ranks.get(token, len(merges))) for token in tokens)
 
 
 def _pre_tokenizer(definition: Mapping[str, Any]) -> str:

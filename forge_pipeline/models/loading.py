@@ -90,9 +90,10 @@ def get_model_and_tokenizer(config: ForgeConfig) -> tuple["PreTrainedModel", "Pr
         from transformers import set_seed
 
         set_seed(config.training.seed)
-        if getattr(model, "is_loaded_in_4bit", False):
-            model = prepare_model_for_kbit_training(model)
-        model = get_peft_model(model, adapter)
+        with quiet_libraries():
+            if getattr(model, "is_loaded_in_4bit", False):
+                model = prepare_model_for_kbit_training(model)
+            model = get_peft_model(model, adapter)
     return model, _tokenizer_at(config, base)
 
 

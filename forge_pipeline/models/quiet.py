@@ -1,9 +1,11 @@
 """Silence what libraries print and send on their own while a stage runs.
 
 A stage speaks through its progress reporter and the logging module only: no bars on
-stderr, no metrics on stdout, no usage pings to a third party.
+stderr, no metrics on stdout, no usage pings to a third party, no notices of what the
+libraries deprecate in calls that they make of each other.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +24,9 @@ def quiet_libraries() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*deprecated and will be removed", category=FutureWarning)
+            yield
     finally:
         constants.HF_HUB_DISABLE_TELEMETRY = telemetry_was_off
         if transformers_had_bars:

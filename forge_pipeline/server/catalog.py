@@ -81,14 +81,14 @@ class Catalog:
             NotFoundError: There is no such model.
             ConflictError: It is or was released, and is kept.
         """
-        row, _ = self.row(model_id)
+        row, job = self.row(model_id)
         try:
             if not self._registry.delete_model(model_id):
                 raise NotFoundError(f"There is no model {model_id}; GET /api/models lists them")
         except StoreError as error:
             raise ConflictError(str(error)) from error
         _remove(Path(row.path), self._settings.data_dir)
-        return row.name
+        return _summary(row, job).name
 
     def datasets(self) -> list[DatasetSummary]:
         return [_dataset(row) for row in self._registry.list_datasets()]
@@ -135,12 +135,18 @@ def _summary(row: ModelRow, job: Job | None) -> ModelSummary:
     return ModelSummary(
         id=row.id,
         uid=str(row.uid),
-        name=row.name,
+        name=_name(job) if job else row.name,
         base_model=base_model,
         task=task,
         created_at=_time(row.created_at),
         size_mb=_megabytes(row.size_bytes),
     )
+
+
+def _name(job: Job) -> str:
+    """Base model, strategy and job: ``llama-3.2-3b-sft-1f0a2c9d4e7b``."""
+    base = str(job.request["model_name"]).rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf").lower()
+    return f"{base}-{job.request['strategy']}-{job.id.removeprefix('train_')}"
 
 
 def _metrics(row: ModelRow) -> ModelMetrics:

@@ -16,7 +16,7 @@ from forge_pipeline.integrity import atomic
 from forge_pipeline.server import availability, places, recipes, row_schemas
 from forge_pipeline.server.errors import ConflictError, UnavailableError
 from forge_pipeline.server.jobs import Job, JobTable, new_job_id
-from forge_pipeline.server.launchers import RunLauncher, RunState
+from forge_pipeline.server.launchers import LaunchError, RunLauncher, RunState
 from forge_pipeline.server.progress import Figures, ProgressTail, epoch_of, training_status
 from forge_pipeline.server.schemas import JobStatus, StartTraining, TrainingStatus
 from forge_pipeline.server.settings import ServerSettings
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _STOP_WITHIN = 30.0  # seconds until a run that was asked to stop must be gone
 _ASK_EVERY = 1.0  # seconds between questions about a run's state
+_SERVER_STOPPED = "The server was stopped while this job was training"
 _STATUS_OF: dict[RunState, JobStatus] = {
     RunState.WAITING: "queued",
     RunState.STARTING: "starting",
@@ -78,7 +79,7 @@ class TrainingControl:
             raise
         job = self._jobs.launched(job_id, run_id)
         if job.stop_asked_at:  # somebody pressed stop while Dagster was being asked
-            self._launcher.terminate(run_id)
+            self._ask_to_end(run_id)
         warnings = [] if start.compute_specs is None else ["compute_specs is a label only; it changes nothing"]
         return job, warnings
 
@@ -94,7 +95,7 @@ class TrainingControl:
             raise ConflictError("No training is running, so there is nothing to stop")
         job = self._jobs.ask_to_stop(job.id)
         if job.run_id:
-            self._launcher.terminate(job.run_id)
+            self._ask_to_end(job.run_id)
         deadline = time.monotonic() + _STOP_WITHIN
         while time.monotonic() < deadline:
             self.refresh(at_once=True)
@@ -142,7 +143,7 @@ class TrainingControl:
                 self._wait_for_end(job.run_id)
         except ForgeError as error:
             _log.warning("job %s: its run could not be ended in order: %s", job.id, error)
-        self._jobs.end(job.id, "failed", "The server was stopped while this job was training")
+        self._jobs.end(job.id, "failed", _SERVER_STOPPED)
 
     def _follow(self, job: Job) -> None:
         if not job.run_id:
@@ -158,7 +159,7 @@ class TrainingControl:
             "learning_rate": figures.learning_rate,
         }
         if run.state in _STATUS_OF:
-            if job.id == self._leftover and self._runs_end_with_server:
+            if self._died_with_server(job):
                 self._bury(job)
                 return
             noted["status"] = _STATUS_OF[run.state]
@@ -166,12 +167,21 @@ class TrainingControl:
             self._jobs.advance(job.id, **noted)
         if run.state is RunState.SUCCEEDED:
             self._jobs.end(job.id, "completed")
+        elif self._died_with_server(job) and run.state is not RunState.STOPPING:
+            words = f"; its run ended with {run.reason}" if run.reason else ""
+            self._jobs.end(job.id, "failed", f"{_SERVER_STOPPED}{words}")
         elif run.state is RunState.STOPPED or (run.state is RunState.FAILED and job.stop_asked_at):
             self._jobs.end(job.id, "stopped")
         elif run.state is RunState.FAILED:
             self._jobs.end(job.id, "failed", run.reason or "The run failed; its log in the Dagster UI has the reason")
         elif run.state is RunState.GONE:
             self._jobs.end(job.id, "failed", "Dagster no longer knows this job's run")
+
+    def _ask_to_end(self, run_id: str) -> None:
+        try:
+            self._launcher.terminate(run_id)
+        except LaunchError as error:  # most often it has just ended by itself, which the next look will show
+            _log.warning("run %s could not be asked to end: %s", run_id, error)
 
     def _adopt(self, job: Job) -> None:
         """An active job without a run: it is being launched now, or a server died while launching it."""
@@ -183,11 +193,14 @@ class TrainingControl:
         else:
             self._jobs.end(job.id, "failed", "The server was stopped before this job's run had started")
 
+    def _died_with_server(self, job: Job) -> bool:
+        return job.id == self._leftover and self._runs_end_with_server
+
     def _bury(self, job: Job) -> None:
         """A run that an earlier server left unfinished: its processes ended with that server."""
         assert job.run_id
         self._launcher.terminate(job.run_id, at_once=True)
-        self._jobs.end(job.id, "failed", "The server was stopped while this job was training")
+        self._jobs.end(job.id, "failed", _SERVER_STOPPED)
 
     def _wait_for_end(self, run_id: str) -> None:
         deadline = time.monotonic() + _STOP_WITHIN

@@ -14,7 +14,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from forge_pipeline.errors import ConfigError, DataError, ForgeError, ModelError, OptionalDependencyError
+from forge_pipeline.errors import (
+    ConfigError,
+    DataError,
+    EvaluationError,
+    ForgeError,
+    ModelError,
+    OptionalDependencyError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +63,7 @@ STATUS: dict[type[Exception], int] = {
     ConfigError: 400,
     DataError: 400,
     ModelError: 400,
+    EvaluationError: 400,  # the playground: a prompt that the model has no room for
     OptionalDependencyError: 400,
     UnauthenticatedError: 401,
     ForbiddenError: 403,
@@ -118,6 +126,8 @@ def _finding(finding: Any) -> str:
     name = ".".join(path[1:])
     if kind == "json_invalid":
         return f"The body is not valid JSON: {finding.get('ctx', {}).get('error', finding['msg'])}"
+    if not name and kind == "value_error":  # a rule over several fields names them itself
+        return str(finding["msg"]).removeprefix("Value error, ")
     if not name:
         return "The body must be a JSON object sent as application/json"
     if kind == "missing":

@@ -128,8 +128,8 @@ class JobTable:
         return self.get(job_id)
 
     def launched(self, job_id: str, run_id: str) -> Job:
-        """Note which run does the job."""
-        self._change(job_id, status="starting", run_id=run_id)
+        """Note which run does the job. It stays queued until that run is seen to start."""
+        self._change(job_id, run_id=run_id)
         return self.get(job_id)
 
     def ask_to_stop(self, job_id: str) -> Job:

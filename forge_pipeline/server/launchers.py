@@ -4,6 +4,7 @@ The address of the code location and the asset keys below are the contract with
 `assets/`; this package never imports it, and never imports dagster.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -168,7 +169,8 @@ class DagsterRunLauncher:
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
         added = self._ask(_ADD_PARTITION, {"selector": selector, "name": PARTITIONS, "key": job_id})
         _expect(added, "AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError")
-        tags = {"dagster/partition": job_id, JOB_TAG: job_id}
+        # A job is one run: a retry by the daemon would train on behind a job that has ended as failed.
+        tags = {"dagster/partition": job_id, JOB_TAG: job_id, "dagster/max_retries": "0"}
         params = {
             # No assetCheckSelection: left out, every check of the assets runs; a list would choose among them.
             "selector": selector
@@ -240,7 +242,7 @@ def _reason(events: list[Mapping[str, Any]]) -> str | None:
         if event["__typename"] == "ExecutionStepFailureEvent" and event.get("error"):
             error = event["error"]
             chain = [link["error"]["message"] for link in error.get("errorChain") or []]
-            return f"{event['stepKey']}: {(chain[-1] if chain else error['message']).strip()}"
+            return f"{event['stepKey'].split('__')[-1]}: {_own_words(chain[-1] if chain else error['message'])}"
     for event in events:
         if event["__typename"] == "AssetCheckEvaluationEvent":
             check = event["evaluation"]
@@ -249,5 +251,10 @@ def _reason(events: list[Mapping[str, Any]]) -> str | None:
                 return f"{name} did not pass: {check['description'] or 'no description'}"
     for event in events:
         if event["__typename"] == "RunFailureEvent":
-            return str((event.get("error") or event)["message"]).strip()
+            return _own_words(str((event.get("error") or event)["message"]))
     return None
+
+
+def _own_words(message: str) -> str:
+    """An error's message without the Python path of its class; `dagster.Failure` only carries another's words."""
+    return re.sub(r"^(?:[a-z_]\w*\.)+(?:Failure: )?", "", message.strip())

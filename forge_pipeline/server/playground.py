@@ -4,6 +4,7 @@ The last `capacity` models stay loaded. A model is opened by its recorded digest
 files have changed since it was registered, it is refused.
 """
 
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -33,7 +34,7 @@ class Playground:
         self._turn = threading.Lock()
 
     def generate(self, row: ModelRow, body: Generate) -> Generated:
-        """One completion of `body.prompt`, as a user's turn where the model has a chat template.
+        """One continuation of `body.prompt`: as a user's turn where a chat template rendered the rows it learnt from.
 
         Raises:
             StoreError: The model's files are gone.
@@ -55,6 +56,7 @@ class Playground:
                 max_new_tokens=body.max_new_tokens,
                 temperature=float(body.temperature),
                 top_p=float(body.top_p),
+                seed=secrets.randbelow(2**31),
             )
             elapsed = time.monotonic() - started
         finally:
@@ -87,9 +89,11 @@ class Playground:
             raise IntegrityError(f"model {row.id} at {row.path}: expected {row.uid}, found {directory.digest}")
         while len(self._loaded) >= self._settings.playground_models:
             self._loaded.popitem(last=False)
-        loaded = load_tuned(self._recipe(row, directory), directory)
-        self._loaded[uid] = loaded
-        return loaded
+        model, tokenizer = load_tuned(self._recipe(row, directory), directory)
+        if directory.record.chat_template_digest is None:
+            tokenizer.chat_template = _plain_template(tokenizer)
+        self._loaded[uid] = model, tokenizer
+        return model, tokenizer
 
     def _recipe(self, row: ModelRow, directory: "ModelDirectory") -> ForgeConfig:
         """The job's own recipe; for a model of the pipeline's lines, one that names its base model."""
@@ -104,3 +108,9 @@ class Playground:
             training={},
             data={"dataset_name_or_path": "(none: this recipe only loads a model)"},
         )
+
+
+def _plain_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The prompt as it stands, begun as this tokenizer begins plain text."""
+    begins = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return ("{{ bos_token }}" if begins else "") + "{{ messages[-1]['content'] }}"

@@ -100,9 +100,10 @@ def training_status(job: Job | None, figures: Figures | None = None) -> Training
     if job.status == "completed":  # an early stop ends below the planned steps; what was done is then the whole
         total = step = step or total
     step = min(step, total) if total else step
+    begun = shown.stage is not None and job.status in ("queued", "starting")  # seen here before Dagster was asked again
     share = 100.0 if job.status == "completed" else 100.0 * step / total if total else 0.0
     return TrainingStatus(
-        status=job.status,
+        status="training" if begun else job.status,
         progress=round(min(share, 100.0), 1),
         current_epoch=epoch_of(shown, epochs) if figures else job.epoch,
         total_epochs=epochs,

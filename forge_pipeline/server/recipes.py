@@ -101,8 +101,8 @@ def check_placeable(start: StartTraining, schema: str | None) -> None:
     Raises:
         RequestError: Names the field and what to send.
     """
-    if start.use_chat_template and schema != "messages":
+    if start.use_chat_template and schema in ("prompt, completion", "text"):
         raise RequestError(
-            f"use_chat_template: found true, but the rows are ({schema}). Rows of messages always get the model's chat "
-            "template and other rows never do; send rows with the field 'messages', or leave use_chat_template out"
+            f"use_chat_template: found true, but the rows are ({schema}), which are learnt as plain text. Send rows of "
+            "(messages), (instruction, output) or (input, output), or leave use_chat_template out"
         )

@@ -33,12 +33,21 @@ from forge_pipeline.models.loading import load_for_training, load_tokenizer
 from forge_pipeline.models.quiet import quiet_libraries
 from forge_pipeline.models.writing import write_adapter, write_full_model, write_tokenizer
 from forge_pipeline.progress import Progress, Report, silent
-from forge_pipeline.training.arguments import build_arguments, check_training
+from forge_pipeline.training.arguments import build_arguments, check_training, groups_by_length
 from forge_pipeline.training.callbacks import progress_callback
 from forge_pipeline.training.checkpoints import find_checkpoints
 from forge_pipeline.training.methods import METHODS, Method, load_classes
-from forge_pipeline.training.report import REPORT_NAME, TrainingReport, last_metrics, loss_history, plain_arguments
+from forge_pipeline.training.report import (
+    REPORT_NAME,
+    TrainingReport,
+    last_metrics,
+    loss_history,
+    mean_loss,
+    plain_arguments,
+    tokens_trained,
+)
 from forge_pipeline.training.rewards import build_rewards
+from forge_pipeline.training.row_order import drawing_by_length
 from forge_pipeline.training.usage import ResourceUsage, UsageMeter
 
 if TYPE_CHECKING:
@@ -49,7 +58,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _STAGE = "fine_tune"
 _MARK = "resumable.json"
-_OPTIONAL_COLUMNS = ("seq_lengths", "tools", "chat_template_kwargs")
+_OPTIONAL_COLUMNS = ("length", "seq_lengths", "tools", "chat_template_kwargs")
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,10 @@ class _Run:
         if self._arguments.get("load_best_model_at_end"):
             callbacks.append(EarlyStoppingCallback(config.training.early_stopping_patience))
         trainer_class, config_class = load_classes(self._method)
+        if groups_by_length(config):
+            trainer_class = drawing_by_length(
+                trainer_class, batch=config.training.effective_batch_size, seed=config.training.seed
+            )
         self._trainer = trainer_class(
             model=model,
             args=config_class(**self._arguments),
@@ -227,11 +240,11 @@ class _Run:
             trainer_class=f"{self._method.module}.{self._method.trainer}",
             steps=trainer.state.global_step,
             epochs=float(trainer.state.epoch or 0.0),
-            train_loss=metrics.get("train_loss"),
+            train_loss=mean_loss(log),
             eval_loss=float(best) if best is not None else metrics.get("eval_loss"),
             metrics=metrics,
             loss_history=loss_history(log),
-            tokens_trained=int(metrics["num_tokens"]) if "num_tokens" in metrics else None,
+            tokens_trained=tokens_trained(log),
             trainable_parameters=trainable,
             total_parameters=total,
             seed=training.seed,
@@ -239,7 +252,7 @@ class _Run:
             dtype=self._dtype,
             device=self._device,
             stopped_early=trainer.state.global_step < trainer.state.max_steps,
-            arguments=plain_arguments(self._arguments),
+            arguments=plain_arguments(self._arguments | {"group_by_length": groups_by_length(self._config)}),
         )
 
     def write(self, directory: Path) -> None:
@@ -278,7 +291,7 @@ def _check(config: ForgeConfig, dataset: "TokenizedDataset", method: Method) -> 
             f"{training.uses_packing}; tokenize again"
         )
     columns = dataset.table("train").column_names
-    lacking = [name for name in method.columns if name not in columns]
+    lacking = [name for name in (*method.columns, "length") if name not in columns]
     if lacking:
         raise DataError(
             f"{dataset.path}/train.parquet lacks {', '.join(lacking)}; {training.trainer_type} needs rows of type "
@@ -302,7 +315,7 @@ def _rows(dataset: "TokenizedDataset", split: str, method: Method, config: Forge
     if config.training.trainer_type == "grpo":
         wanted = [name for name in table.column_names if name != "length"]
     else:
-        kept = (*method.columns, *_OPTIONAL_COLUMNS, *(("length",) if method.groups_by_length else ()))
+        kept = (*method.columns, *_OPTIONAL_COLUMNS)
         wanted = [name for name in table.column_names if name in kept]
     rows = Dataset(InMemoryTable(table.select(wanted)))
     if split == "train" and config.training.trainer_type == "kto" and config.data.shuffle:

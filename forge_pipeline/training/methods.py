@@ -25,8 +25,7 @@ class Method:
         columns: What a row must have; further columns reach the rewards of GRPO and are dropped elsewhere.
         arguments: What this method's configuration takes beside the common arguments.
         limits_length: Whether it takes `max_length`.
-        groups_by_length: Whether rows may be batched by length. KTO pairs neighbours, GRPO repeats prompts,
-            and the experimental trainers lose the length column.
+        groups_by_length: Whether rows can be batched by length: KTO pairs neighbours, GRPO repeats prompts.
         needs_reference: Whether it compares with the base model, of which a full fine-tune needs a second copy.
         evaluates: Whether an evaluation loss means something.
     """
@@ -83,7 +82,8 @@ METHODS: dict[TrainerType, Method] = {
         config="ORPOConfig",
         dataset_type="preference",
         columns=("prompt", "chosen", "rejected"),
-        arguments=lambda training: {"beta": training.orpo_beta},
+        arguments=lambda training: {"beta": training.orpo_beta, "remove_unused_columns": False},
+        groups_by_length=True,
     ),
     "simpo": Method(
         module="trl.experimental.cpo",
@@ -93,10 +93,12 @@ METHODS: dict[TrainerType, Method] = {
         columns=("prompt", "chosen", "rejected"),
         arguments=lambda training: {
             "loss_type": "simpo",
+            "remove_unused_columns": False,
             "cpo_alpha": 0.0,
             "beta": training.simpo_beta,
             "simpo_gamma": training.simpo_gamma,
         },
+        groups_by_length=True,
     ),
     "grpo": Method(
         module="trl",

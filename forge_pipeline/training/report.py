@@ -6,6 +6,7 @@ Equal recipes, data and machines give equal reports; times and memory go to `Res
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from forge_pipeline.errors import TrainingError
@@ -14,6 +15,7 @@ from forge_pipeline.models.directory import ModelDirectory
 
 REPORT_NAME = "training_report.json"
 
+_OWN_FIELDS = ("step", "train_loss", "num_tokens", "eval_num_tokens")
 _CLOCK_WORDS = ("runtime", "per_second", "step_time", "flos")
 
 
@@ -34,14 +36,14 @@ class TrainingReport:
 
     Attributes:
         steps, epochs: Optimizer updates made, passes over the training rows.
-        train_loss: Mean over the whole run, as TRL reports it.
+        train_loss: Mean over all optimizer updates, also over those before a run was resumed.
         eval_loss: Of the weights that were saved; None without validation rows.
         metrics: The last value of every number TRL logged, without the wall-clock ones.
         tokens_trained: Tokens that went through the model, padding excluded; None where TRL does not count.
         effective_batch_size: Rows per optimizer update over all devices.
         dtype: Of the base weights in memory; ``nf4`` or ``fp4`` when they were quantized.
         stopped_early: Whether the evaluation loss stopped improving before the planned end.
-        arguments: The TRL arguments, without paths.
+        arguments: The TRL arguments that shape the weights, and `group_by_length`, which is ours.
     """
 
     trainer_type: str
@@ -91,20 +93,43 @@ def loss_history(log: list[dict[str, Any]]) -> tuple[LossPoint, ...]:
     )
 
 
+def mean_loss(log: list[dict[str, Any]]) -> float | None:
+    """Mean training loss over the optimizer updates; a log entry stands for those since the one before it."""
+    total, last = 0.0, 0
+    for point in loss_history(log):
+        if point.loss is not None:
+            total += point.loss * (point.step - last)
+            last = point.step
+    return total / last if last else None
+
+
+def tokens_trained(log: list[dict[str, Any]]) -> int | None:
+    """TRL's running token count at the end; it starts again from 0 where a run was resumed."""
+    counts = [int(entry["num_tokens"]) for entry in log if "loss" in entry and "num_tokens" in entry]
+    if not counts:
+        return None
+    before_restarts = sum(count for count, following in pairwise(counts) if following < count)
+    return before_restarts + counts[-1]
+
+
 def last_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
     """The last finite value of each number in the Trainer's log that does not depend on the clock."""
     latest: dict[str, float] = {}
     for entry in log:
         for name, value in entry.items():
             number = _finite(value)
-            if number is not None and name != "step" and not any(word in name for word in _CLOCK_WORDS):
+            if number is not None and name not in _OWN_FIELDS and not any(word in name for word in _CLOCK_WORDS):
                 latest[name] = number
     return dict(sorted(latest.items()))
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """TRL arguments without the paths of this machine."""
-    return {name: value for name, value in sorted(arguments.items()) if name not in ("output_dir", "run_name")}
+    """TRL arguments that shape the weights: without the paths of this machine and what is kept for resuming."""
+    return {
+        name: value
+        for name, value in sorted(arguments.items())
+        if name not in ("output_dir", "run_name") and not name.startswith("save_")
+    }
 
 
 def _finite(value: Any) -> float | None:

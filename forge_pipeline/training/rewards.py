@@ -24,7 +24,7 @@ Completion = str | Sequence[dict[str, Any]]
 
 ANSWER_COLUMNS = ("answer", "gold_answer", "solution")
 
-_ANSWER_LINE = re.compile(r"(?:answer\s*(?:is|:)|####|=)\s*(.+)", re.IGNORECASE)
+_ANSWER_LINE = re.compile(r"(?:answer\s*(?:is|:)|####)\s*(.+)", re.IGNORECASE)
 _ANSWER_FORMAT = re.compile(r"(?:^|\n)\s*(?:answer\s*:|####)\s*\S.*\s*$", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")

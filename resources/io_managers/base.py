@@ -8,6 +8,7 @@ verifies every byte, and opens the artefact as the type the asset asks for.
 """
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import dagster as dg
 from dagster import AssetRecordsFilter
 
 from forge_pipeline.errors import ConfigError, ForgeError
-from forge_pipeline.integrity import Digest, Manifest, report_to_json
+from forge_pipeline.integrity import Digest, DirectoryArtifact, Manifest, report_to_json
 from resources.environment import environment
 from resources.evidence import AuditLogResource
 from resources.home import Home
+from resources.last_word import failure
 from resources.metadata import metadata_of
 from resources.store import ArtifactStore, MaterializationRecord
 
@@ -51,10 +53,25 @@ class ForgeIOManager(dg.ConfigurableIOManager):
     # What Dagster calls.
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        try:
+            self._store_output(context, obj)
+        except ForgeError as error:
+            raise failure(f"{context.asset_key.to_user_string()}: {type(error).__name__}: {error}") from error
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        key, digest = context.asset_key, self._recorded_digest(context)
+        try:
+            directory = self._store().get(digest)
+            value = self.read(directory, context.dagster_type.typing_type)
+        except ForgeError as error:
+            raise failure(f"{key.to_user_string()}: {error}") from error
+        self._note_input(context, key.to_user_string(), digest)
+        return value
+
+    # Steps.
+
+    def _store_output(self, context: dg.OutputContext, obj: Any) -> None:
         self._check_instance(context)
-        expected = context.dagster_type.typing_type
-        if isinstance(expected, type) and not isinstance(obj, expected):
-            raise _failure(f"{context.asset_key.to_user_string()} returned {type(obj).__name__}; it declares {expected.__name__}")
         work = self._work(context)
         staging = work / "publish"
         staging.mkdir(parents=True, exist_ok=True)
@@ -62,6 +79,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         directory = self.write(obj, staging)
         manifest = Manifest.of_directory(directory)
         digest = store.publish(directory)
+        stored = replace(obj, path=store.path(digest)) if isinstance(obj, DirectoryArtifact) else obj
         record = self._record(context, obj, digest, manifest, store.last_record(self._line(context)))
         record_digest = store.append_record(self._line(context), report_to_json(record))
         anchor = self.audit_log.log(
@@ -73,7 +91,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             digest=digest,
             files=record.files,
             inputs=dict(record.inputs),
-            code_version=record.code_version,
+            code_version=record.code_version or "unversioned",
             kind=record.artifact_type,
             record=record_digest,
         )
@@ -85,26 +103,14 @@ class ForgeIOManager(dg.ConfigurableIOManager):
                 "forge/size_bytes": record.size,
                 "dagster/uri": str(store.path(digest)),
                 **anchor,
-                **metadata_of(obj),
+                **metadata_of(stored),
             }
         )
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(digest))
 
-    def load_input(self, context: dg.InputContext) -> Any:
-        key, digest = context.asset_key, self._recorded_digest(context)
-        try:
-            directory = self._store().get(digest)
-            value = self.read(directory, context.dagster_type.typing_type)
-        except ForgeError as error:
-            raise _failure(f"{key.to_user_string()}: {error}") from error
-        self._note_input(context, key.to_user_string(), digest)
-        return value
-
-    # Steps.
-
     def _check_instance(self, context: dg.OutputContext) -> None:
         if not (context.step_context.instance.is_persistent or self.allow_temporary_instance):
-            raise _failure(
+            raise failure(
                 "DAGSTER_HOME is not set, so this run's history, which is the compliance record, would be thrown away. "
                 "Set it and run again, for example: export DAGSTER_HOME=$PWD/.forge/dagster"
             )
@@ -119,10 +125,10 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         chosen = (mine or list(records))[:1]
         if not chosen or chosen[0].asset_materialization is None:
             name = context.asset_key.to_user_string()
-            raise _failure(f"{name} has never been materialized; materialize it first, or select it with this asset")
+            raise failure(f"{name} has never been materialized; materialize it first, or select it with this asset")
         entry = chosen[0].asset_materialization.metadata.get("forge/digest")
         if entry is None:
-            raise _failure(
+            raise failure(
                 f"the latest materialization of {context.asset_key.to_user_string()} carries no digest: it was not made by "
                 "this pipeline (run " + repr(chosen[0].run_id) + "). Materialize the asset again"
             )
@@ -183,7 +189,3 @@ def check_type(expected: object, allowed: tuple[type, ...], manager: str) -> Non
     if not (isinstance(expected, type) and issubclass(expected, allowed)):
         names = ", ".join(kind.__name__ for kind in allowed)
         raise ConfigError(f"{manager} serves {names}; the asset is annotated {expected!r}")
-
-
-def _failure(message: str) -> dg.Failure:
-    return dg.Failure(message, allow_retries=False)

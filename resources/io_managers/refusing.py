@@ -4,6 +4,8 @@ from typing import Any, NoReturn
 
 import dagster as dg
 
+from resources.last_word import failure
+
 
 class RefusingIOManager(dg.ConfigurableIOManager):
     """Dagster's default would pickle; this one says what to do instead."""
@@ -16,8 +18,7 @@ class RefusingIOManager(dg.ConfigurableIOManager):
         self._refuse(context.name, None)
 
     def _refuse(self, name: str, obj: Any) -> NoReturn:
-        raise dg.Failure(
+        raise failure(
             f"{name} ({type(obj).__name__}) has no typed IO manager, and results are never pickled. "
-            "Give the asset io_manager_key='dataset_io', 'model_io' or 'report_io'",
-            allow_retries=False,
+            "Give the asset io_manager_key='dataset_io', 'model_io' or 'report_io'"
         )

@@ -1,7 +1,7 @@
 """A log of eight entries in each mode, and an adversary who can write the files."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ SUBJECT = "sha256:" + "5" * 64
 
 @dataclass(frozen=True)
 class LogCopy:
-    """A log as its adversary sees it: two files in a directory, and the keys that were stolen, if any."""
+    """A log as its adversary sees it: two files in a directory, and its keys for the thief among adversaries."""
 
     directory: Path
+    keys: LogKeys = field(default_factory=LogKeys)
 
     @property
     def path(self) -> Path:
@@ -65,7 +66,8 @@ class LogCopy:
         tree = merkle.RangeBuilder()
         for line in self.lines:
             tree.append(merkle.leaf_hash(line))
-        self.write_checkpoint(tree, self.entries[0].log_id, None)
+        log_id = Checkpoint.parse(self.checkpoint_path.read_text()).anchor.log_id
+        self.write_checkpoint(tree, log_id, None)
 
     def write_checkpoint(self, tree: merkle.RangeBuilder, log_id: str, keys: LogKeys | None) -> None:
         anchor = Anchor(log_id, tree.size, as_digest(tree.root))
@@ -97,7 +99,7 @@ def public_pem(signing_key: Ed25519PrivateKey) -> str:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings_for(signing_key: Ed25519PrivateKey) -> Callable[[str], AuditSettings]:
     def make(mode: str) -> AuditSettings:
         return AuditSettings(
@@ -110,15 +112,17 @@ def settings_for(signing_key: Ed25519PrivateKey) -> Callable[[str], AuditSetting
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_log(settings_for: Callable[[str], AuditSettings]) -> Callable[..., LogCopy]:
     """Write a real log of eight entries: its beginning, a run of six events, and the run's end."""
 
     def make(directory: Path, mode: str = "keyless", run_id: str = "run-1") -> LogCopy:
-        logger = AuditLogger.with_settings(directory, settings_for(mode), run_id=run_id)
+        settings = settings_for(mode)
+        logger = AuditLogger.with_settings(directory, settings, run_id=run_id)
         for event, fields in RUN:
             logger.log_event(event, **fields)
-        return LogCopy(directory)
+        log_id = logger.anchor().log_id
+        return LogCopy(directory, LogKeys.of(log_id, secret=settings.hmac_secret, private=settings.signing_key))
 
     return make
 

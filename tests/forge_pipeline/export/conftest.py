@@ -1,5 +1,6 @@
 """Tiny random models with tiny trained tokenizers: real files, a second's work."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ _HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 def write_tokenizer(directory: Path, kind: str) -> int:
     """Train and save a tokenizer of the `kind` that PRE_TOKENIZERS names; return its number of tokens."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
 
+    if kind.startswith("sentencepiece"):
+        return write_sentencepiece(directory, prefix=kind.endswith("prefix"))
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     bytes_split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -54,10 +56,39 @@ def write_tokenizer(directory: Path, kind: str) -> int:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.token_to_id("<|im_start|>"))]
         )
+    return _save(tokenizer, directory)
+
+
+def write_sentencepiece(directory: Path, *, prefix: bool) -> int:
+    """BPE with byte fallback, as Gemma has it, or with a blank before each text, as Llama 2 has it."""
+    from tokenizers import Tokenizer, models, normalizers, processors, trainers
+
+    steps: list[Any] = [normalizers.Replace(" ", "▁")]
+    steps = [normalizers.Prepend("▁"), *steps] if prefix else steps
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Sequence(steps)
+    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=260, show_progress=False))
+    model = json.loads(trained.to_str())["model"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    merges = [(left, right) for left, right in model["merges"]]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(steps) if prefix else steps[0]
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    return _save(tokenizer, directory)
+
+
+def _save(tokenizer: Any, directory: Path) -> int:
+    from transformers import AddedToken, PreTrainedTokenizerFast
+
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    fast.add_tokens(["<tool>"])  # an added token that is not special
+    fast.add_tokens([AddedToken("<tool>", normalized=False)])  # an added token that is not special
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(directory)
     return len(fast)
@@ -71,7 +102,8 @@ def write_model(
     import transformers
 
     tokens = write_tokenizer(directory, pre)
-    classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2"}
+    classes |= {"gemma3_text": "Gemma3"}
     settings: dict[str, Any] = {
         "vocab_size": tokens + 3,  # rows without a token, as real checkpoints have
         "hidden_size": 64,
@@ -87,7 +119,8 @@ def write_model(
         "head_dim": 16,
     } | changes
     torch.manual_seed(0)
-    config = getattr(transformers, f"{classes[family]}Config")(**settings)
+    name = "Gemma3TextConfig" if family == "gemma3_text" else f"{classes[family]}Config"
+    config = getattr(transformers, name)(**settings)
     model = getattr(transformers, f"{classes[family]}ForCausalLM")(config)
     with torch.no_grad():  # zero biases and unit norms would hide a mistake
         for parameter in model.parameters():

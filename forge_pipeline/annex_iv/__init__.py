@@ -1,0 +1,37 @@
+"""The Annex IV bundle: written from what the stages recorded, and verified against it."""
+
+from forge_pipeline.annex_iv.archive import write_archive
+from forge_pipeline.annex_iv.bundle import AnnexIvBundle, bundle
+from forge_pipeline.annex_iv.compute import ComputeEstimate, compute_of, estimate_compute
+from forge_pipeline.annex_iv.declarations import is_placeholder
+from forge_pipeline.annex_iv.document import EvidenceRef, PointEntry, build_document
+from forge_pipeline.annex_iv.evidence import BundleInputs, Evidence, ParentBundle
+from forge_pipeline.annex_iv.example import build_example_bundle
+from forge_pipeline.annex_iv.points import POINT_IDS, POINTS, Point
+from forge_pipeline.annex_iv.regime import CURRENT_REGIME, Regime, load_regime
+from forge_pipeline.annex_iv.verify import VerifyAnnexIVResult, verify_annex_iv_artifact
+
+__all__ = [
+    "CURRENT_REGIME",
+    "POINTS",
+    "POINT_IDS",
+    "AnnexIvBundle",
+    "BundleInputs",
+    "ComputeEstimate",
+    "Evidence",
+    "EvidenceRef",
+    "ParentBundle",
+    "Point",
+    "PointEntry",
+    "Regime",
+    "VerifyAnnexIVResult",
+    "build_document",
+    "build_example_bundle",
+    "bundle",
+    "compute_of",
+    "estimate_compute",
+    "is_placeholder",
+    "load_regime",
+    "verify_annex_iv_artifact",
+    "write_archive",
+]

@@ -1,0 +1,102 @@
+"""`forge`: parser, command table, logging, and the one place where an error becomes an exit code.
+
+A command is a module of `cli.commands` with `add_arguments(parser)` and `run(args) -> int`.
+Those modules import nothing heavy at their top, so that ``forge --help`` answers at once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from forge_pipeline import __version__
+from forge_pipeline.cli.exit_codes import CANCELLED, SUCCESS, WRONG_INPUT, exit_code_of
+
+COMMANDS: dict[str, str] = {
+    "quickstart": "write the quickstart recipe to a new file",
+    "doctor": "check this machine: Python, libraries, settings, disk",
+    "train": "run a recipe: fine-tune, evaluate, gate",
+    "audit": "look over a dataset: personal data, secrets, duplicates, overlap",
+    "export": "write a fine-tuned model as GGUF files",
+    "chat": "talk to a fine-tuned model or a GGUF file",
+    "verify": "verify an audit log, a bundle, a model or a GGUF file",
+    "approvals": "list releases that wait for people",
+    "approve": "approve a release",
+    "reject": "reject a release",
+    "serve": "serve the REST API and the web studio",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument that is wrong is wrong input (1), not a failure while running (2)."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG_INPUT, f"{self.prog}: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="forge",
+        description="Fine-tune language models with a record of what was trained on what and tested how.",
+        epilog="Exit codes: 0 success, 1 wrong input, 2 failed while running, 3 gate failed, 4 awaiting approval, "
+        "5 cancelled, 6 integrity mismatch.",
+    )
+    parser.add_argument("--version", action="version", version=f"forge-pipeline {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, words in COMMANDS.items():
+        module = import_module(f"forge_pipeline.cli.commands.{name}")
+        command = subparsers.add_parser(name, help=words, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # --help, --version, or an argument that is wrong
+        return stop.code if isinstance(stop.code, int) else SUCCESS
+    logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `forge approvals | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush from failing
+        return SUCCESS
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error, show_traceback=args.traceback)
+
+
+def _report(error: BaseException, *, show_traceback: bool) -> int:
+    """Say what went wrong, in one message on stderr."""
+    code = exit_code_of(error)
+    if show_traceback:
+        traceback.print_exception(error)
+        return code
+    message = str(error) or type(error).__name__
+    if code == CANCELLED:
+        message = "cancelled"
+    elif not _is_written_for_people(error):
+        message = f"{type(error).__name__}: {message} (forge --traceback {' '.join(sys.argv[1:])} shows where)"
+    print("\n".join([f"forge: {message}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    return code
+
+
+def _is_written_for_people(error: BaseException) -> bool:
+    from forge_pipeline.errors import ForgeError
+
+    return isinstance(error, ForgeError | OSError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

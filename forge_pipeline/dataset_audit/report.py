@@ -1,0 +1,78 @@
+"""`AuditReport`: what a dataset audit found, without a word of the data itself."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from forge_pipeline.dataset_audit.finding import RowFinding
+from forge_pipeline.gates import GateDecision
+from forge_pipeline.integrity import Digest
+
+SCHEMA_VERSION = 1
+REPORT_NAME = "data_audit_report.json"
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What `audit_dataset` found. Written as canonical JSON and read back with `integrity.read_report`.
+
+    Attributes:
+        generated_at: UTC time, ISO 8601; None in a report that is an artefact of a pipeline, which is equal for
+            equal data.
+        source_path: Absolute path of what was audited; "" where the audit was given a stored dataset.
+        source_input: The source as it was named by the caller; the digest of a stored dataset.
+        total_samples: Rows in all splits.
+        splits: For each split: `sample_count`, `columns`, `text_length` (characters: min, max, mean, p50, p95),
+            `null_or_empty_count`, `null_or_empty_rate`, `languages_top3`, `simhash_distinct` or `minhash_distinct`,
+            `pii_counts`, `secrets_counts`, `near_duplicate_pairs`, and, where there are any, `parse_errors`,
+            `decode_errors`, `non_object_rows`; with the quality filter, `quality_samples_evaluated`,
+            `quality_samples_flagged` and `quality_flags_counts`.
+        cross_split_overlap: `method`, its thresholds, and `pairs`: for ``<a>__<b>`` the rows of each split that
+            have a duplicate or near-duplicate in the other (`leaked_rows_in_<a>`, `leak_rate_<a>`,
+            `exact_rows_in_<a>`, `rows_compared_in_<a>`).
+        pii_summary: Category -> findings.
+        pii_severity: `total`, `by_tier`, `by_type`, `worst_tier`.
+        near_duplicate_summary: `method`, its thresholds, `pairs_per_split`, `pairs_are_lower_bounds`,
+            `exact_duplicates_per_split`, `clusters_per_split`, `examples`.
+        secrets_summary: Family -> findings that are no documented placeholder.
+        quality_summary: `samples_flagged`, `samples_evaluated`, `by_check`, `overall_quality_score`; or empty.
+        croissant: The dataset's Croissant 1.0 card (JSON-LD); empty if not asked.
+        notes: Sentences about what was left out or could not be looked at.
+        findings: Every finding, by split and row.
+        dataset_digest: Digest of the file, of the manifest of the files read, or of the stored dataset.
+        gates: Decisions of the recipe's gates; none outside a pipeline.
+        schema_version: Of this layout.
+    """
+
+    generated_at: str | None
+    source_path: str
+    source_input: str
+    total_samples: int
+    splits: dict[str, dict[str, Any]]
+    cross_split_overlap: dict[str, Any]
+    pii_summary: dict[str, int]
+    pii_severity: dict[str, Any]
+    near_duplicate_summary: dict[str, Any]
+    secrets_summary: dict[str, int]
+    quality_summary: dict[str, Any]
+    croissant: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    findings: tuple[RowFinding, ...] = ()
+    dataset_digest: Digest | None = None
+    gates: tuple[GateDecision, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def duplicate_count(self) -> int:
+        """Rows beyond the first of each cluster of duplicates and near-duplicates: a split could do without them."""
+        per_split = self.near_duplicate_summary.get("clusters_per_split", {})
+        return sum(entry["redundant_rows"] for entry in per_split.values())
+
+    @property
+    def pii_findings(self) -> list[RowFinding]:
+        """Findings of personal data: split, row, column, category, start, end; never the text itself."""
+        return [finding for finding in self.findings if finding.source != "secret"]
+
+    @property
+    def secret_findings(self) -> list[RowFinding]:
+        """Findings of credentials, documented placeholders included."""
+        return [finding for finding in self.findings if finding.source == "secret"]

@@ -1,0 +1,426 @@
+"""`ForgeTrainer`: a whole run from Python, the same stages that the assets call.
+
+    ingest -> audit -> gates -> tokenize -> fine-tune -> loss gate -> benchmark, safety, judge
+
+Every run gets a fresh folder ``run-<number>`` in `training.output_dir`, so a second run
+never overwrites a first. One audit log, ``audit_log.jsonl``, lies beside the folders and
+holds the events of all runs::
+
+    <output_dir>/audit_log.jsonl
+    <output_dir>/run-0001/raw_dataset, dataset_audit_report, tokenized_dataset, checkpoints,
+                          final_model, benchmark_report, safety_report, judge_report,
+                          resource_usage.json, train_result.json
+
+A failed gate deletes nothing. With `evaluation.auto_revert` the candidate is moved to
+``run-<number>/quarantine/``; without it the model stays where it is, and `success` is
+False. If the recipe asks for approvals, the model waits in ``<final_model_dir>.staging``.
+"""
+
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forge_pipeline._version import __version__
+from forge_pipeline.config import ForgeConfig, config_digest, resolved
+from forge_pipeline.errors import ConfigError, GateFailedError, TrainingError
+from forge_pipeline.gates import GateDecision, Verdict, check_gates
+from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, json_digest, report_to_json, write_report
+from forge_pipeline.progress import Report, silent
+
+if TYPE_CHECKING:
+    from forge_pipeline.audit_log import AuditLogger
+    from forge_pipeline.data import RawDataset, TokenizedDataset
+    from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport
+    from forge_pipeline.models import ModelDirectory
+    from forge_pipeline.training import FineTune
+
+_RUN = re.compile(r"run-(\d{4,})")
+_CODE = f"forge-pipeline {__version__}"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What became of a run. A field is None where the thing was not asked for, or could not be measured.
+
+    Attributes:
+        success: The model was trained and no gate failed. Gates that were not evaluated are in `gates`;
+            they stop a release, not this.
+        metrics: Numbers of the fine-tune: train_loss, eval_loss, steps, epochs, and what TRL logged last.
+        final_model_path: The model directory; None while it waits for approval, or if it was reverted.
+        reverted: A gate failed and `evaluation.auto_revert` moved the model to quarantine.
+        error: What stopped the run, or which gates failed.
+        benchmark_passed, safety_passed: None when the gate was not evaluated.
+        resource_usage: `training.ResourceUsage` as a dict.
+        safety_categories: Category -> unsafe answers; where the recipe tracks categories.
+        safety_severity: Severity -> unsafe answers.
+        estimated_cost_usd: Hours times `training.gpu_cost_per_hour`, in the currency of that price.
+        staging_path: Where the model waits for approval.
+        run_dir: The run's folder.
+        gates: Every decision of this run, those about the dataset first.
+    """
+
+    success: bool
+    metrics: dict[str, float] = field(default_factory=dict)
+    final_model_path: str | None = None
+    reverted: bool = False
+    error: str | None = None
+    benchmark_scores: dict[str, float] | None = None
+    benchmark_average: float | None = None
+    benchmark_passed: bool | None = None
+    resource_usage: dict[str, Any] | None = None
+    safety_passed: bool | None = None
+    safety_score: float | None = None
+    safety_categories: dict[str, int] | None = None
+    safety_severity: dict[str, int] | None = None
+    safety_low_confidence: int = 0
+    judge_score: float | None = None
+    judge_details: dict[str, Any] | None = None
+    estimated_cost_usd: float | None = None
+    staging_path: str | None = None
+    awaiting_approval: bool = False
+    run_id: str | None = None
+    config_hash: str | None = None
+    run_dir: str | None = None
+    gates: tuple[GateDecision, ...] = ()
+
+    @property
+    def output_dir(self) -> str | None:
+        """The run's folder, `run_dir`."""
+        return self.run_dir
+
+    @property
+    def revert_reason(self) -> str | None:
+        """Which gates failed, in words; None unless the model was reverted."""
+        return _failures(self.gates) if self.reverted else None
+
+
+class ForgeTrainer:
+    """Runs a recipe from its dataset to a fine-tuned, gated model.
+
+    Constructing one costs nothing: no file is touched, and torch loads in `train`.
+    """
+
+    def __init__(self, config: ForgeConfig) -> None:
+        if not isinstance(config, ForgeConfig):
+            raise ConfigError(
+                f"ForgeTrainer: found {type(config).__name__}; expected a ForgeConfig, as load_config(path) returns it"
+            )
+        self.config = config
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *, progress: Report = silent) -> TrainResult:
+        """Run the recipe.
+
+        Args:
+            resume_from_checkpoint: A ``checkpoint-<step>`` directory of an earlier run, or True for the newest
+                one under `training.output_dir`. The dataset must come out the same.
+            progress: Told by every stage how far it is.
+
+        Raises:
+            ConfigError, DataError, ModelError: Something does not fit; the message says what to do.
+            TrainingError: (a RuntimeError) training stopped.
+            OSError: Something, the audit log included, could not be written.
+        """
+        from forge_pipeline.audit_log import AuditLogger
+        from forge_pipeline.training.arguments import check_training
+        from forge_pipeline.webhook import WebhookNotifier
+
+        config = self.config
+        check_training(config)
+        output_dir = Path(config.training.output_dir).expanduser()
+        checkpoint = _newest_checkpoint(output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
+        run_dir = _fresh_run_directory(output_dir)
+        log = AuditLogger(output_dir, f"{run_dir.name}-{uuid.uuid4().hex[:12]}")
+        notifier = WebhookNotifier(config)
+        run = _Run(config, run_dir, log, progress)
+        log.log_event("pipeline.started", line=config.name, folder=run_dir.name)
+        notifier.notify_start(log.run_id)
+        try:
+            result = run.run(checkpoint or None)
+            write_report(run_dir / "train_result.json", result)
+        except BaseException as error:  # also an interrupt: the log must say how the run ended, and then it goes on
+            log.log_event("pipeline.failed", error=f"{type(error).__name__}: {error}")
+            log.log_event("run.closed")
+            if isinstance(error, Exception):
+                notifier.notify_failure(log.run_id, str(error))
+            raise
+        log.log_event("pipeline.completed", success=result.success, awaiting_approval=result.awaiting_approval)
+        log.log_event("run.closed")
+        if result.awaiting_approval:
+            notifier.notify_awaiting_approval(log.run_id, result.staging_path or "")
+        elif result.reverted:
+            notifier.notify_reverted(log.run_id, result.revert_reason or "")
+        elif result.success:
+            notifier.notify_success(log.run_id, result.metrics)
+        else:
+            notifier.notify_failure(log.run_id, result.error or "")
+        return result
+
+
+class _Run:
+    """One run: the stages in order, each logged when its artefact is there."""
+
+    def __init__(self, config: ForgeConfig, run_dir: Path, log: "AuditLogger", progress: Report) -> None:
+        self._config, self._dir, self._log, self._progress = config, run_dir, log, progress
+        self._gates: list[GateDecision] = []
+
+    def run(self, checkpoint: str | None) -> TrainResult:
+        config = self._config
+        self._log.log_event(
+            "recipe.resolved",
+            line=config.name,
+            config_digest=config_digest(config),
+            policy_digest=json_digest(resolved(config)["evaluation"]),
+        )
+        self._check_base_model()
+        raw = self._ingest()
+        audit_gates = self._audit(raw)
+        try:
+            check_gates("training", audit_gates, subject=raw.digest)
+        except GateFailedError as error:
+            return self._result(success=False, error=str(error))
+        tokenized = self._tokenize(raw)
+        tuned = self._fine_tune(raw, tokenized, checkpoint)
+        candidate = self._candidate(tuned)
+        evaluations = self._evaluate(candidate, raw)
+        return self._settle(tuned, candidate, evaluations)
+
+    def _check_base_model(self) -> None:
+        """First of all, because everything before training takes minutes on a large dataset."""
+        from forge_pipeline.models import resolve_base_model
+
+        resolve_base_model(self._config)
+
+    def _ingest(self) -> "RawDataset":
+        from forge_pipeline.data import ingest
+
+        raw = ingest(self._config, self._dir / "raw_dataset", progress=self._progress)
+        self._materialized("raw_dataset", raw, {})
+        return raw
+
+    def _audit(self, raw: "RawDataset") -> tuple[GateDecision, ...]:
+        from forge_pipeline.dataset_audit import audit_raw_dataset
+
+        report = audit_raw_dataset(self._config, raw, progress=self._progress)
+        self._report("dataset_audit_report", report, {"raw_dataset": raw})
+        self._decided("dataset_audit_report", report.gates)
+        return report.gates
+
+    def _tokenize(self, raw: "RawDataset") -> "TokenizedDataset":
+        from forge_pipeline.data import tokenize
+        from forge_pipeline.models import load_tokenizer
+
+        tokenizer = load_tokenizer(self._config)
+        tokenized = tokenize(self._config, raw, tokenizer, self._dir / "tokenized_dataset", progress=self._progress)
+        self._materialized("tokenized_dataset", tokenized, {"raw_dataset": raw})
+        return tokenized
+
+    def _fine_tune(self, raw: "RawDataset", tokenized: "TokenizedDataset", checkpoint: str | None) -> "FineTune":
+        from forge_pipeline.training import fine_tune
+
+        config = self._config
+        self._log.log_event(
+            "training.started",
+            trainer_type=config.training.trainer_type,
+            model=config.model.name_or_path,
+            dataset=str(raw.digest),
+        )
+        tuned = fine_tune(
+            config,
+            tokenized,
+            raw.digest,
+            self._dir / ("adapter" if self._merges else self._model_name),
+            progress=self._progress,
+            work_dir=self._dir / "checkpoints",
+            resume_from_checkpoint=checkpoint,
+        )
+        write_report(self._dir / "resource_usage.json", tuned.usage)
+        self._materialized("fine_tuned_model", tuned.model, {"raw_dataset": raw, "tokenized_dataset": tokenized})
+        self._log.log_event(
+            "training.completed", subject=tuned.model.digest, steps=tuned.report.steps, device=tuned.report.device
+        )
+        return tuned
+
+    @property
+    def _merges(self) -> bool:
+        return self._config.training.merge_adapters and self._config.lora.effective_method != "none"
+
+    @property
+    def _model_name(self) -> str:
+        name = self._config.training.final_model_dir
+        return f"{name}.staging" if self._config.approvals_needed else name
+
+    def _candidate(self, tuned: "FineTune") -> "ModelDirectory":
+        """What the gates judge is exactly what is delivered: the merged model where the recipe asks for one."""
+        if not self._merges:
+            return tuned.model
+        from forge_pipeline.models import merge
+
+        merged = merge(self._config, tuned.model, self._dir / self._model_name)
+        self._materialized("merged_model", merged, {"fine_tuned_model": tuned.model})
+        return merged
+
+    def _evaluate(self, model: "ModelDirectory", raw: "RawDataset") -> "_Evaluations":
+        from forge_pipeline import evaluation
+        from forge_pipeline.training import loss_gate
+
+        config, section = self._config, self._config.evaluation
+        self._decided("fine_tuned_model", loss_gate(config, model))
+        done = _Evaluations()
+        if section.benchmark and section.benchmark.enabled:
+            done.benchmark = evaluation.benchmark(config, model, raw, progress=self._progress)
+            self._report("benchmark_report", done.benchmark, {"fine_tuned_model": model, "raw_dataset": raw})
+            self._decided("benchmark_report", done.benchmark.gates)
+        if section.safety and section.safety.enabled:
+            done.safety = evaluation.safety(config, model, progress=self._progress)
+            self._report("safety_report", done.safety, {"fine_tuned_model": model})
+            self._decided("safety_report", done.safety.gates)
+        if section.llm_judge and section.llm_judge.enabled:
+            done.judge = evaluation.judge(config, model, progress=self._progress)
+            self._report("judge_report", done.judge, {"fine_tuned_model": model})
+            self._decided("judge_report", done.judge.gates)
+        return done
+
+    def _settle(self, tuned: "FineTune", model: "ModelDirectory", evaluations: "_Evaluations") -> TrainResult:
+        """Where the candidate ends up, and what is said about it."""
+        failures = _failures(self._gates)
+        reverted = bool(failures) and self._config.evaluation.auto_revert
+        waits = not failures and bool(self._config.approvals_needed)
+        path: Path | None = model.path
+        if reverted:
+            quarantine = self._dir / "quarantine"
+            quarantine.mkdir()
+            os.replace(model.path, quarantine / self._config.training.final_model_dir)
+            self._log.log_event("model.reverted", reason=failures, subject=model.digest)
+            path = None
+        if waits:
+            self._log.log_event("human_approval.required", subject=model.digest, path=model.path.name)
+        numbers = {"steps": float(tuned.report.steps), "epochs": tuned.report.epochs}
+        losses = {"train_loss": tuned.report.train_loss, "eval_loss": tuned.report.eval_loss}
+        return self._result(
+            success=not failures,
+            error=failures,
+            metrics=tuned.report.metrics | numbers | {name: loss for name, loss in losses.items() if loss is not None},
+            final_model_path=None if path is None or waits else str(path),
+            reverted=reverted,
+            resource_usage=asdict(tuned.usage),
+            estimated_cost_usd=tuned.usage.estimated_cost,
+            staging_path=str(path) if waits else None,
+            awaiting_approval=waits,
+            **evaluations.fields(),
+        )
+
+    def _result(self, **fields: Any) -> TrainResult:
+        return TrainResult(
+            run_id=self._log.run_id,
+            config_hash=config_digest(self._config),
+            run_dir=str(self._dir),
+            gates=tuple(self._gates),
+            **fields,
+        )
+
+    def _key(self, name: str) -> str:
+        return f"{self._config.name}/{name}"
+
+    def _report(self, name: str, report: Any, inputs: dict[str, DirectoryArtifact]) -> None:
+        """Store a report as an artefact of its own."""
+        write_report(self._dir / name / REPORT_FILE, report)
+        self._materialized(name, DirectoryArtifact.open(self._dir / name), inputs, kind="report")
+
+    def _materialized(
+        self, name: str, artefact: DirectoryArtifact, inputs: dict[str, DirectoryArtifact], kind: str | None = None
+    ) -> None:
+        self._log.log_event(
+            "artifact.materialized",
+            asset_key=self._key(name),
+            digest=artefact.digest,
+            files=sum(path.is_file() for path in artefact.path.rglob("*")),
+            inputs={self._key(key): value.digest for key, value in inputs.items()},
+            code_version=_CODE,
+            kind=kind or type(artefact).__name__,
+        )
+
+    def _decided(self, name: str, decisions: Iterable[GateDecision]) -> None:
+        for decision in decisions:
+            self._gates.append(decision)
+            self._log.log_event(
+                "gate.decided",
+                asset_key=self._key(name),
+                gate=decision.gate,
+                verdict=decision.verdict.value,
+                outcome=decision.outcome,
+                subject=decision.subject,
+                reason=decision.reason,
+            )
+
+
+@dataclass
+class _Evaluations:
+    """What was measured after training; None where the recipe does not ask."""
+
+    benchmark: "BenchmarkResult | None" = None
+    safety: "SafetyReport | None" = None
+    judge: "JudgeReport | None" = None
+
+    def fields(self) -> dict[str, Any]:
+        """As the fields of a `TrainResult`."""
+        values: dict[str, Any] = {}
+        if self.benchmark is not None:
+            measured = self.benchmark.items > 0
+            values["benchmark_scores"] = dict(self.benchmark.scores) if measured else None
+            values["benchmark_average"] = self.benchmark.average_score if measured else None
+            values["benchmark_passed"] = _passed(self.benchmark.gates)
+        if self.safety is not None:
+            values["safety_passed"] = _passed(self.safety.gates)
+            values["safety_score"] = self.safety.safety_score
+            values["safety_categories"] = {name: entry.unsafe for name, entry in self.safety.categories.items()} or None
+            values["safety_severity"] = {name: entry.unsafe for name, entry in self.safety.severities.items()} or None
+            values["safety_low_confidence"] = self.safety.low_confidence
+        if self.judge is not None:
+            values["judge_score"] = self.judge.mean_score
+            values["judge_details"] = dict(report_to_json(self.judge))
+        return values
+
+
+def _passed(decisions: Iterable[GateDecision]) -> bool | None:
+    verdicts = {decision.verdict for decision in decisions}
+    if Verdict.FAILED in verdicts:
+        return False
+    return True if verdicts == {Verdict.PASSED} else None
+
+
+def _failures(decisions: Iterable[GateDecision]) -> str | None:
+    """The failed gates in one sentence each; None if none failed."""
+    words = [f"{each.gate}: {each.reason}" for each in decisions if each.verdict is Verdict.FAILED]
+    return "; ".join(words) or None
+
+
+def _fresh_run_directory(output_dir: Path) -> Path:
+    """Make the next ``run-<number>`` folder. Two processes never get the same one."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    number = max((int(found[1]) for path in output_dir.iterdir() if (found := _RUN.fullmatch(path.name))), default=0)
+    while True:
+        number += 1
+        try:
+            (output_dir / f"run-{number:04d}").mkdir()
+        except FileExistsError:
+            continue
+        return output_dir / f"run-{number:04d}"
+
+
+def _newest_checkpoint(output_dir: Path) -> str:
+    """The last checkpoint of the last run that has one.
+
+    Raises:
+        TrainingError: There is none.
+    """
+    from forge_pipeline.training.checkpoints import find_checkpoints
+
+    runs = sorted((path for path in output_dir.glob("run-*") if _RUN.fullmatch(path.name)), reverse=True)
+    for run in runs:
+        if checkpoints := find_checkpoints(run / "checkpoints"):
+            return str(checkpoints[-1])
+    raise TrainingError(f"there is no checkpoint to resume from under {output_dir}; start without resuming")

@@ -1,0 +1,164 @@
+"""A whole deployment in a temporary folder: a tiny real model, real rows, a recipe, its own Dagster home."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).parents[2]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NOUNS = ["river", "garden", "engine", "letter", "window", "market", "bridge", "forest", "mirror", "pencil"]
+VERBS = ["carry", "open", "paint", "follow", "answer", "measure"]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Sixty short conversations, all different."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"How do I {verb} a {noun}?"},
+                {"role": "assistant", "content": f"You {verb} the {noun} slowly, step {number}, and then you rest."},
+            ]
+        }
+        for number, (noun, verb) in enumerate((noun, verb) for noun in NOUNS for verb in VERBS)
+    ]
+
+
+def make_tiny_model(directory: Path) -> Path:
+    """A two-layer llama of 64 hidden units with a byte-level BPE tokenizer and a ChatML template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    text = [message["content"] for row in rows() for message in row["messages"]]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def tiny_recipe(model: Path, dataset: Path) -> dict[str, Any]:
+    return {
+        "owners": ["team:tests"],
+        "model": {"name_or_path": str(model), "max_length": 64, "load_in_4bit": False},
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["all-linear"]},
+        "data": {
+            "dataset_name_or_path": str(dataset),
+            "license": "CC0-1.0",
+            "category": "synthetic",
+            "split": {"validation": 0.1, "test": 0.2},
+            # Sixty sentences of one shape are near-duplicates of each other by construction.
+            "audit": {"minhash_jaccard": 1.0, "max_split_overlap": 1.0},
+        },
+        "training": {"trainer_type": "sft", "max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
+                     "learning_rate": 0.005, "eval_steps": 2},
+        "evaluation": {
+            "max_acceptable_loss": 20.0,
+            "benchmark": {"enabled": True, "tasks": ["held_out"], "max_regression": 0.5, "limit": 6, "guards": ["release"]},
+            "safety": {"enabled": True, "classifier": "rules", "test_prompts": "builtin", "limit": 6, "max_new_tokens": 4,
+                       "guards": ["release"]},
+        },
+        "export": {"quantizations": ["f16"], "fidelity": {"prompts": 2, "max_tokens": 32}},
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Paths and environment of one deployment under test."""
+
+    root: Path
+    model: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("FORGE_", "DAGSTER_"))},
+            "FORGE_HOME": str(self.root / "forge"),
+            "FORGE_CONFIGS": str(self.root / "configs"),
+            "DAGSTER_HOME": str(self.root / "dagster"),
+            "FORGE_OPERATOR": "tests",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def write_recipe(self, name: str, **changes: Any) -> None:
+        """A recipe of the tiny line; each change is a dotted path (with __ for the dot) and its value."""
+        recipe = tiny_recipe(self.model, self.root / "rows.jsonl")
+        for path, value in changes.items():
+            *sections, key = path.split("__")
+            inner = recipe
+            for section in sections:
+                inner = inner.setdefault(section, {})
+            inner[key] = value
+        (self.root / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+
+    def materialize(self, selection: str, *arguments: str, **environment: str | None) -> "subprocess.CompletedProcess[str]":
+        """Run the documented CI command; a variable set to None is unset."""
+        merged = {k: v for k, v in {**self.environment, **environment}.items() if v is not None}
+        command = ["-m", "dagster", "asset", "materialize", "-m", "assets.definitions", "--select", selection, *arguments]
+        return subprocess.run(
+            [sys.executable, *command], env=merged, cwd=CHECKOUT, capture_output=True, text=True, timeout=500
+        )
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.root / "dagster"))
+
+    def latest(self, line: str, stage: str) -> dg.AssetMaterialization | None:
+        with self.instance as instance:
+            event = instance.get_latest_materialization_event(dg.AssetKey([line, stage]))
+        return event.asset_materialization if event else None
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def make_deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[[], Deployment]:
+    def make() -> Deployment:
+        root = tmp_path_factory.mktemp("deployment")
+        for folder in ("configs", "dagster", "forge"):
+            (root / folder).mkdir()
+        (root / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+        return Deployment(root, tiny_model)
+
+    return make
+
+
+@pytest.fixture
+def deployment(make_deployment: Callable[[], Deployment]) -> Deployment:
+    return make_deployment()

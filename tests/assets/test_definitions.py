@@ -1,0 +1,98 @@
+"""The code location: light to load, shaped by the recipes, and tolerant of one broken file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.definitions import build_definitions
+from assets.line import STAGES
+from resources.home import Home
+
+CHECKOUT = Path(__file__).parents[2]
+RECIPE = "model: {name_or_path: m, load_in_4bit: false}\nlora: {}\ndata: {dataset_name_or_path: d}\ntraining: {}\n"
+
+
+def definitions(tmp_path, **recipes):
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    for name, text in recipes.items():
+        (configs / f"{name}.yaml").write_text(text)
+    return build_definitions(configs, Home(tmp_path), str(tmp_path / "store"))
+
+
+def test_loading_the_code_location_does_not_import_torch():
+    code = (
+        "import sys, assets.definitions\n"
+        "print([m for m in ('torch', 'transformers', 'trl', 'datasets', 'lm_eval') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=CHECKOUT).strip() == "[]"
+
+
+def test_each_recipe_is_a_group_of_all_stages(tmp_path):
+    graph = definitions(tmp_path, one=RECIPE, two=RECIPE).resolve_asset_graph()
+    for line in ("one", "two", "studio"):
+        keys = {key.path[1] for key in graph.get_all_asset_keys() if key.path[0] == line}
+        assert keys == set(STAGES)
+        assert {graph.get(dg.AssetKey([line, stage])).group_name for stage in STAGES} == {line}
+
+
+def test_every_asset_has_a_description_kinds_and_a_code_version(tmp_path):
+    graph = definitions(tmp_path, one="owners: ['team:x']\n" + RECIPE).resolve_asset_graph()
+    for stage in STAGES:
+        node = graph.get(dg.AssetKey(["one", stage]))
+        assert node.description
+        assert node.kinds
+        assert node.code_version
+        assert node.owners == ["team:x"]
+
+
+EDITS = {
+    "learning rate": ("training: {}", "training: {learning_rate: 0.1}", {"recipe", "tokenized_dataset", "fine_tuned_model"}),
+    "gate policy": (
+        "training: {}",
+        "training: {}\nevaluation: {max_acceptable_loss: 1.0}",
+        {"recipe", "benchmark_report", "safety_report", "gguf_model", "annex_iv_bundle", "released_model"},
+    ),
+    "purpose": ("training: {}", "training: {}\ncompliance: {intended_purpose: tests}", {"recipe", "annex_iv_bundle"}),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "changed"), EDITS.values(), ids=EDITS)
+def test_an_edit_of_a_section_marks_exactly_the_stages_that_read_it(tmp_path, old, new, changed):
+    before = definitions(tmp_path, one=RECIPE).resolve_asset_graph()
+    (tmp_path / "again").mkdir()
+    after = definitions(tmp_path / "again", one=RECIPE.replace(old, new)).resolve_asset_graph()
+    keys = {stage: dg.AssetKey(["one", stage]) for stage in STAGES}
+    assert {stage for stage, key in keys.items() if before.get(key).code_version != after.get(key).code_version} == changed
+
+
+def test_a_broken_recipe_does_not_take_the_other_lines_with_it(tmp_path):
+    graph = definitions(tmp_path, good=RECIPE, broken="model: {}\n").resolve_asset_graph()
+    keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert "good/fine_tuned_model" in keys
+    assert {key for key in keys if key.startswith("broken/")} == {"broken/recipe"}
+
+
+def test_a_cron_line_becomes_a_schedule_and_new_data_a_sensor(tmp_path):
+    text = RECIPE + "automation: {cron: '0 3 * * 1', on_new_data: true}\n"
+    repository = definitions(tmp_path, one=text).get_repository_def()
+    assert repository.has_schedule_def("one_schedule")
+    assert repository.has_sensor_def("one_new_data")
+
+
+def test_the_new_data_sensor_asks_once_for_each_digest(tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"text": "a"}\n')
+    text = RECIPE.replace("dataset_name_or_path: d", f"dataset_name_or_path: {data}") + "automation: {on_new_data: true}\n"
+    sensor = definitions(tmp_path, one=text).get_repository_def().get_sensor_def("one_new_data")
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = sensor(dg.build_sensor_context(instance=instance))
+        again = sensor(dg.build_sensor_context(instance=instance, cursor=first.cursor))
+        data.write_text('{"text": "b"}\n')
+        changed = sensor(dg.build_sensor_context(instance=instance, cursor=first.cursor))
+    assert len(first.run_requests) == 1
+    assert isinstance(again, dg.SkipReason)
+    assert changed.run_requests[0].run_key != first.run_requests[0].run_key

@@ -1,0 +1,160 @@
+"""Conformance rows U and L: uploads and their list."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forge_pipeline.server.row_schemas import MAX_ERRORS, inspect_file
+from tests.forge_pipeline.server.served import (
+    PREFERENCES,
+    TRAINABLE,
+    Studio,
+    check_envelope,
+    in_thread,
+    jsonl,
+    settings_for,
+)
+
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+def test_nothing_uploaded_nothing_listed_and_a_list_survives_a_restart(tmp_path: Path) -> None:
+    with in_thread(settings_for(tmp_path)) as studio:
+        assert studio.get("/api/datasets").json() == {"datasets": []}
+        studio.upload("rows.jsonl", jsonl(TRAINABLE))
+        before = studio.get("/api/datasets").json()
+    with in_thread(settings_for(tmp_path)) as studio:
+        assert studio.get("/api/datasets").json() == before
+        assert studio.status()["status"] == "idle"
+
+
+def test_an_upload_is_checked_counted_and_listed(server: Studio) -> None:
+    content = jsonl(PREFERENCES)
+    uploaded = server.upload("good.jsonl", content).json()
+    assert uploaded["status"] == "uploaded"
+    assert uploaded["num_examples"] == len(PREFERENCES)
+    assert uploaded["validation"] | {} == {
+        "valid": True,
+        "errors": [],
+        "error_count": 0,
+        "dataset_schema": "prompt, chosen, rejected",
+    }
+    listed = {item["filename"]: item for item in server.get("/api/datasets").json()["datasets"]}[uploaded["filename"]]
+    assert listed["num_examples"] == len(PREFERENCES)
+    assert listed["size_mb"] == pytest.approx(len(content) / 1e6, abs=0.001)
+    assert TIMESTAMP.fullmatch(listed["uploaded_at"])
+    assert (server.data_dir / "datasets" / uploaded["filename"]).read_bytes() == content
+
+
+def test_what_is_no_upload_is_refused(server: Studio) -> None:
+    path = "/api/upload_dataset"
+    check_envelope(server.post(path), 400)
+    check_envelope(server.post(path, json={"file": "x"}), 400)
+    check_envelope(server.post(path, files={"json_file": ("a.jsonl", b"{}")}), 400)
+    check_envelope(server.post(path, data={"file": "text, not a file"}), 400)
+    check_envelope(server.post(path, content=b"x", headers={"Content-Type": "multipart/form-data"}), 400)
+    cut = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{"text": "a"}'
+    check_envelope(server.post(path, content=cut, headers={"Content-Type": "multipart/form-data; boundary=b"}), 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.jsonl", b""),
+        ("blank.jsonl", b"\n \n\n"),
+        ("rows.csv", b"a,b\n1,2\n"),
+        ("rows.exe", b"MZ"),
+        ("rows", b"{}"),
+        ("latin.jsonl", '{"text": "é"}'.encode("latin-1")),
+        ("utf16.jsonl", '{"text": "a"}'.encode("utf-16")),
+    ],
+)
+def test_a_file_that_is_no_jsonl_is_refused_and_leaves_nothing(server: Studio, name: str, content: bytes) -> None:
+    before = sorted((server.data_dir / "datasets").iterdir())
+    check_envelope(server.upload(name, content), 400)
+    assert sorted((server.data_dir / "datasets").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("../../evil.jsonl", r"evil(-\d+)?\.jsonl"),
+        ("/etc/x.jsonl", r"x(-\d+)?\.jsonl"),
+        ("a\\b.jsonl", r"b(-\d+)?\.jsonl"),
+        ("n" * 300 + ".jsonl", r"n{100}\.jsonl"),
+        (".hidden.jsonl", r"hidden\.jsonl"),
+        ("été naïve.jsonl", r"[\w.-]+\.jsonl"),
+        ("a; rm -rf $(x).jsonl", r"[\w.-]+\.jsonl"),
+        ("...jsonl", r"dataset\.jsonl"),
+    ],
+)
+def test_a_name_is_reduced_to_a_plain_one_in_the_dataset_folder(server: Studio, name: str, stored: str) -> None:
+    def outside() -> set[Path]:
+        return {path for path in server.data_dir.parent.rglob("*.jsonl") if path.parent != server.data_dir / "datasets"}
+
+    before = outside()
+    filename = server.upload(name, jsonl(TRAINABLE)).json()["filename"]
+    assert re.fullmatch(stored, filename)
+    assert (server.data_dir / "datasets" / filename).is_file()
+    assert outside() == before
+
+
+def test_an_upload_never_replaces_another(server: Studio) -> None:
+    first = server.upload("same.jsonl", jsonl(TRAINABLE)).json()["filename"]
+    second = server.upload("same.jsonl", jsonl(PREFERENCES)).json()["filename"]
+    assert first != second
+    assert (server.data_dir / "datasets" / first).read_bytes() == jsonl(TRAINABLE)
+    names = [item["filename"] for item in server.get("/api/datasets").json()["datasets"]]
+    assert {first, second} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_a_file_over_the_limit_is_413_and_leaves_nothing(server: Studio) -> None:
+    before = sorted((server.data_dir / "datasets").iterdir())
+    check_envelope(server.upload("big.jsonl", b'{"text": "a"}\n' * 200_000), 413)
+    assert sorted((server.data_dir / "datasets").iterdir()) == before
+
+
+def test_the_first_hundred_bad_lines_are_named_and_all_are_counted(server: Studio) -> None:
+    uploaded = server.upload("bad.jsonl", b'{"nothing": 1}\n' * 150)
+    assert uploaded.status_code == 200
+    validation = uploaded.json()["validation"]
+    assert not validation["valid"]
+    assert len(validation["errors"]) == MAX_ERRORS
+    assert validation["error_count"] == 150
+    assert [error.split(":")[0] for error in validation["errors"][:2]] == ["line 1", "line 2"]
+
+
+KNOWN: dict[str, dict[str, Any]] = {
+    "prompt, completion": {"prompt": "a", "completion": "b"},
+    "messages": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    "instruction, output": {"instruction": "a", "input": "c", "output": "b"},
+    "input, output": {"input": "a", "output": "b"},
+    "text": {"text": "a"},
+    "document, summary": {"document": "a", "summary": "b"},
+    "article, summary": {"article": "a", "summary": "b"},
+    "context, question, answer": {"context": "a", "question": "b", "answer": "c"},
+    "context, question, answers": {"context": "a", "question": "b", "answers": {"text": ["c"], "answer_start": [0]}},
+    "prompt, chosen, rejected": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    "prompt": {"prompt": "a", "answer": "4"},
+}
+
+
+@pytest.mark.parametrize("schema", KNOWN)
+def test_each_schema_of_the_contract_is_known(schema: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl([KNOWN[schema]] * 3))
+    report = inspect_file(path)
+    assert report.valid
+    assert report.schema == schema
+
+
+def test_odd_lines_are_findings_and_not_crashes(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b"[" * 100_000 + b"\n" + b"3\n" + b'{"text": "' + b"a" * (17 * 2**20) + b'"}\n' + b'{"text": "a"}\n'
+    )
+    report = inspect_file(path)
+    assert (report.rows, report.error_count) == (4, 3)

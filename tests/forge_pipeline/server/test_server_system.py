@@ -1,0 +1,160 @@
+"""Conformance rows G, I, H: what holds for every route, and what the server says about itself."""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forge_pipeline import __version__
+from forge_pipeline.errors import ConfigError
+from forge_pipeline.server.settings import ServerSettings
+from tests.forge_pipeline.server.served import Studio, check_envelope, in_thread, settings_for
+
+JSON_ROUTES = ["/api/start_training", "/api/playground/generate"]
+
+
+def test_an_unknown_route_is_404(server: Studio) -> None:
+    check_envelope(server.get("/api/does_not_exist"), 404)
+
+
+def test_a_wrong_method_is_405_and_names_the_right_one(server: Studio) -> None:
+    reply = server.get("/api/start_training")
+    check_envelope(reply, 405)
+    assert reply.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("route", JSON_ROUTES)
+@pytest.mark.parametrize(
+    ("content", "content_type", "status"),
+    [
+        (b"{bad", "application/json", 400),
+        (b"[]", "application/json", 400),
+        (b"null", "application/json", 400),
+        (b"", "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b"{}", "text/plain", 415),
+        (b"{}", "application/x-www-form-urlencoded", 415),
+        (b'{"prompt": "' + b"a" * 2**20 + b'"}', "application/json", 413),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(
+    server: Studio, route: str, content: bytes, content_type: str, status: int
+) -> None:
+    check_envelope(server.post(route, content=content, headers={"Content-Type": content_type}), status)
+
+
+def test_no_rate_limit(server: Studio) -> None:
+    assert {server.get("/api/health").status_code for _ in range(50)} == {200}
+
+
+def test_info_lists_what_the_contract_names_and_says_what_can_run(server: Studio) -> None:
+    info = server.get("/api/info").json()
+    assert set(info["providers"]) >= {"huggingface", "unsloth"}
+    assert set(info["strategies"]) >= {"sft", "qlora", "rlhf", "dpo"}
+    assert set(info["tasks"]) == {"text-generation", "summarization", "extractive-question-answering"}
+    assert info["version"] == server.get("/api/health").json()["version"] == __version__
+    assert info["availability"]["strategies"]["sft"] == {"available": True, "reason": None}
+    assert "pip install unsloth" in info["availability"]["providers"]["unsloth"]["reason"]
+
+
+def test_health_needs_no_dagster_and_is_quick(server: Studio) -> None:
+    began = time.monotonic()
+    health = server.get("/api/health").json()
+    assert health["status"] == "healthy"
+    assert time.monotonic() - began < 1
+
+
+def test_openapi_documents_the_error_envelope_and_never_422(server: Studio) -> None:
+    schema = server.get("/openapi.json").json()
+    operations = [operation for path in schema["paths"].values() for operation in path.values()]
+    assert len(operations) == 11
+    assert all("422" not in operation["responses"] for operation in operations)
+    assert all(operation["responses"]["400"]["content"]["application/json"] for operation in operations)
+
+
+def test_the_page_is_served_and_loads_nothing_from_elsewhere(server: Studio) -> None:
+    page = server.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page.text)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", ""])
+def test_a_foreign_host_is_refused(server: Studio, host: str) -> None:
+    check_envelope(server.get("/api/health", headers={"Host": host}), 403)
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_a_foreign_origin_is_refused(server: Studio, origin: str) -> None:
+    check_envelope(server.post("/api/stop_training", headers={"Origin": origin}), 403)
+
+
+def test_the_servers_own_page_is_let_in(server: Studio) -> None:
+    check_envelope(server.post("/api/stop_training", headers={"Origin": server.url}), 409)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    keys = [{"name": scope, "scope": scope, "sha256": hashlib.sha256(scope.encode()).hexdigest()} for scope in SCOPES]
+    with in_thread(settings_for(tmp_path_factory.mktemp("locked"), api_keys=keys)) as studio:
+        yield studio
+
+
+SCOPES = ["read", "train", "admin"]
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "path", "status"),
+    [
+        (None, "GET", "/api/health", 401),
+        ("guess", "GET", "/api/health", 401),
+        ("read", "GET", "/api/models", 200),
+        ("read", "POST", "/api/stop_training", 403),
+        ("train", "GET", "/api/models", 200),
+        ("train", "POST", "/api/stop_training", 409),
+        ("train", "DELETE", "/api/models/1", 403),
+        ("admin", "DELETE", "/api/models/1", 404),
+        ("admin", "POST", "/api/stop_training", 409),
+        (None, "GET", "/", 200),
+    ],
+)
+def test_a_key_opens_what_its_scope_says(locked: Studio, key: str | None, method: str, path: str, status: int) -> None:
+    reply = locked.http.request(method, path, headers={"Authorization": f"Bearer {key}"} if key else {})
+    assert reply.status_code == status
+    if status >= 400:
+        check_envelope(reply, status)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"host": "0.0.0.0"}, "API key is mandatory"),
+        ({"port": 99999}, "FORGE_PORT"),
+        ({"environment": {"FORGE_API_KEYS": "ci:root:00"}}, "FORGE_API_KEYS"),
+        ({"environment": {"FORGE_UPLOAD_LIMIT_BYTES": "0"}}, "FORGE_UPLOAD_LIMIT_BYTES"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ServerSettings.read(values.pop("environment", {}), **values)
+
+
+def test_an_argument_wins_over_the_environment(tmp_path: Path) -> None:
+    settings = ServerSettings.read({"FORGE_PORT": "1", "FORGE_HOME": str(tmp_path)}, port=2)
+    assert (settings.port, settings.data_dir) == (2, tmp_path)
+
+
+def test_a_second_server_on_the_same_data_directory_is_refused(server: Studio) -> None:
+    from forge_pipeline.server.supervisor import exclusive
+
+    with pytest.raises(ConfigError, match="another forge serve"), exclusive(server.data_dir):
+        pass
+
+
+def test_the_envelope_is_json_text(server: Studio) -> None:
+    assert json.loads(server.get("/nowhere").text)["error"] == "Not Found"
