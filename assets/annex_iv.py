@@ -1,5 +1,6 @@
 """`annex_iv_bundle`: the technical documentation, made from what the run recorded."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -73,7 +74,7 @@ def build_annex_iv_checks(line: Line) -> list[dg.AssetChecksDefinition]:
     @line.checks("annex_iv_bundle", {"bundle_verifies": "Every file, the manifest and the log in it verify."})
     def annex_iv_checks(
         context: dg.AssetCheckExecutionContext, annex_iv_bundle: AnnexIvBundle, audit_log: AuditLogResource
-    ):
+    ) -> Iterator[dg.AssetCheckResult]:
         result = verify_annex_iv_artifact(str(annex_iv_bundle.path / "annex_iv.json"))
         facts = {"bundle_verifies": (result.valid, result.reason or "manifest, files and log agree")}
         yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts, subject=annex_iv_bundle.digest)
@@ -81,7 +82,7 @@ def build_annex_iv_checks(line: Line) -> list[dg.AssetChecksDefinition]:
     @line.checks("annex_iv_bundle", {"bundle_complete": "No Annex IV point is missing."}, blocking=False)
     def annex_iv_completeness_checks(
         context: dg.AssetCheckExecutionContext, annex_iv_bundle: AnnexIvBundle, audit_log: AuditLogResource
-    ):
+    ) -> Iterator[dg.AssetCheckResult]:
         result = verify_annex_iv_artifact(str(annex_iv_bundle.path / "annex_iv.json"))
         words = f"missing: {', '.join(result.missing_fields)}" if result.missing_fields else "every point is filled"
         facts = {"bundle_complete": (result.complete, words)}

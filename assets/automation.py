@@ -15,7 +15,10 @@ def build_schedule(line: Line, job_name: str) -> dg.ScheduleDefinition | None:
     if automation is None or automation.cron is None:
         return None
     return dg.ScheduleDefinition(
-        name=f"{line.name}_schedule", job_name=job_name, cron_schedule=automation.cron, execution_timezone=automation.timezone
+        name=f"{line.name}_schedule",
+        job_name=job_name,
+        cron_schedule=automation.cron,
+        execution_timezone=automation.timezone,
     )
 
 
@@ -30,7 +33,9 @@ def build_new_data_sensor(line: Line, job_name: str) -> dg.SensorDefinition | No
         return None
 
     @dg.sensor(
-        name=f"{line.name}_new_data", job_name=job_name, minimum_interval_seconds=config.automation.check_interval_seconds
+        name=f"{line.name}_new_data",
+        job_name=job_name,
+        minimum_interval_seconds=config.automation.check_interval_seconds,
     )
     def new_data(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         """Asks for a run when the data differs from what the last run was asked for."""
@@ -38,15 +43,13 @@ def build_new_data_sensor(line: Line, job_name: str) -> dg.SensorDefinition | No
             digest = source_digest(config)
         except (ForgeError, OSError) as error:
             return dg.SkipReason(f"the data cannot be read: {error}")
-        cursor = json.loads(context.cursor) if context.cursor else {"digest": None, "generation": 0}
-        if digest == cursor["digest"]:
+        cursor = json.loads(context.cursor) if context.cursor else {}
+        if digest == cursor.get("digest"):
             return dg.SkipReason(f"the data is still {digest}")
-        generation = cursor["generation"] + 1
+        generation = int(cursor.get("generation", 0)) + 1
         request = dg.RunRequest(
             run_key=f"{line.name}:{digest}:{generation}", tags={"forge/line": line.name, "forge/trigger": "new_data"}
         )
-        return dg.SensorResult(
-            run_requests=[request], cursor=json.dumps({"digest": digest, "generation": generation})
-        )
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"digest": digest, "generation": generation}))
 
     return new_data

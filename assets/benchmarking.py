@@ -1,5 +1,7 @@
 """`benchmark_report`: base and tuned model on the same items."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from assets.checks import gate_checks
@@ -38,7 +40,7 @@ def build_benchmark_checks(line: Line) -> dg.AssetChecksDefinition:
     @line.checks("benchmark_report", {"benchmark_gate": "Score and regression are within the recipe's limits."})
     def benchmark_checks(
         context: dg.AssetCheckExecutionContext, benchmark_report: BenchmarkResult, audit_log: AuditLogResource
-    ):
+    ) -> Iterator[dg.AssetCheckResult]:
         gates = {"benchmark_gate": "benchmark"}
         yield from gate_checks(context, audit_log, line, "benchmark_report", benchmark_report.gates, gates)
 

@@ -7,6 +7,7 @@ that relies on a gate reads the verdict itself.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -109,8 +110,8 @@ def _result(
     )
 
 
-def _gate_metadata(decision: GateDecision) -> dict[str, object]:
-    facts: dict[str, object] = {
+def _gate_metadata(decision: GateDecision) -> dict[str, Any]:
+    facts: dict[str, Any] = {
         "verdict": decision.verdict.value,
         "outcome": decision.outcome,
         "reason": decision.reason,

@@ -1,5 +1,7 @@
 """`dataset_audit_report`: personal data, secrets, repeats and overlap, before anything is trained."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from assets.checks import gate_checks
@@ -35,7 +37,7 @@ def build_dataset_audit_checks(line: Line) -> dg.AssetChecksDefinition:
     @line.checks("dataset_audit_report", _CHECKS)
     def dataset_audit_checks(
         context: dg.AssetCheckExecutionContext, dataset_audit_report: AuditReport, audit_log: AuditLogResource
-    ):
+    ) -> Iterator[dg.AssetCheckResult]:
         names = {name: name for name in _CHECKS}
         yield from gate_checks(context, audit_log, line, "dataset_audit_report", dataset_audit_report.gates, names)
 

@@ -80,7 +80,7 @@ def build_broken_line(name: str, file: Path) -> dg.Definitions:
 def build_resources(home: Home, store_root: str, *, allow_temporary_instance: bool = False) -> Mapping[str, Any]:
     """The resources of a deployment; a test passes its own `home`."""
     audit_log = AuditLogResource(directory=str(home.root))
-    shared = {
+    shared: dict[str, Any] = {
         "home": str(home.root),
         "store_root": store_root,
         "allow_temporary_instance": allow_temporary_instance,
@@ -100,7 +100,9 @@ def build_resources(home: Home, store_root: str, *, allow_temporary_instance: bo
     }
 
 
-def build_definitions(configs: Path, home: Home, store_root: str, *, allow_temporary_instance: bool = False) -> dg.Definitions:
+def build_definitions(
+    configs: Path, home: Home, store_root: str, *, allow_temporary_instance: bool = False
+) -> dg.Definitions:
     """The whole code location from a folder of recipes."""
     lines = []
     for file in sorted(configs.glob("*.yaml")):

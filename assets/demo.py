@@ -42,7 +42,9 @@ def main() -> int:
     home = Home.from_environment()
     home.root.mkdir(parents=True, exist_ok=True)
     log = home.root / "demo.log"
-    console.print(f"\n[bold]Forge Pipeline[/bold]: the line [bold]{LINE}[/bold] ({CHECKOUT / 'configs' / 'quickstart.yaml'})")
+    console.print(
+        f"\n[bold]Forge Pipeline[/bold]: the line [bold]{LINE}[/bold] ({CHECKOUT / 'configs' / 'quickstart.yaml'})"
+    )
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
         code = materialize(console, instance, home, log)
@@ -56,7 +58,17 @@ def main() -> int:
 def materialize(console: Console, instance: dg.DagsterInstance, home: Home, log: Path) -> int:
     """Run the line in a child process; show its stages and the steps of the running one."""
     since = datetime.now(UTC)
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "assets.definitions", "--select", f"group:{LINE}"]
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "asset",
+        "materialize",
+        "-m",
+        "assets.definitions",
+        "--select",
+        f"group:{LINE}",
+    ]
     console.print(f"[dim]$ dagster {' '.join(command[3:])}    (output: {log})[/dim]\n")
     bar = Progress(
         TextColumn("{task.description:<46}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -91,7 +103,12 @@ def show_progress(
     if progress_file.exists():
         last = loads_strict(progress_file.read_text().splitlines()[-1])
         numbers = "  ".join(f"{name} {value:.3g}" for name, value in list(last["metrics"].items())[:2])
-        bar.update(steps, completed=last["step"], total=last["total"], description=f"  {last['stage']}  {numbers or last['message']}"[:46])
+        bar.update(
+            steps,
+            completed=last["step"],
+            total=last["total"],
+            description=f"  {last['stage']}  {numbers or last['message']}"[:46],
+        )
 
 
 def explain_failure(console: Console, instance: dg.DagsterInstance, log: Path) -> None:
@@ -101,8 +118,8 @@ def explain_failure(console: Console, instance: dg.DagsterInstance, log: Path) -
         event = record.event_log_entry.dagster_event
         failure = event.step_failure_data if event else None
         if event and failure:
-            reason = failure.user_failure_data.description if failure.user_failure_data else None
-            console.print(f"[red]{event.step_key}[/red]: {reason or (failure.error.message if failure.error else 'no reason given')}")
+            said = failure.user_failure_data.description if failure.user_failure_data else None
+            console.print(f"[red]{event.step_key}[/red]: {said or (failure.error.message if failure.error else '')}")
     console.print(f"The whole output: {log}")
 
 
@@ -119,25 +136,33 @@ def show_results(console: Console, instance: dg.DagsterInstance, home: Home, sec
     audit = read_report(found.path("dataset_audit_report") / REPORT_FILE, AuditReport)
     benchmark = read_report(found.path("benchmark_report") / REPORT_FILE, BenchmarkResult)
     safety = read_report(found.path("safety_report") / REPORT_FILE, SafetyReport)
-    decisions = [*audit.gates, *loss_gate(config, model), *benchmark.gates, *safety.gates, *fidelity_gates(config, exported)]
+    decisions = [
+        *audit.gates,
+        *loss_gate(config, model),
+        *benchmark.gates,
+        *safety.gates,
+        *fidelity_gates(config, exported),
+    ]
     console.print(_gate_table(decisions))
     show_answers(console, config, dataset, model)
     log_path = bundle.path / "audit_log.jsonl"
     bundle_result = verify_annex_iv_artifact(str(bundle.path / "annex_iv.json"))
     log_result = verify_audit_log(str(home.audit_log(LINE) / "audit_log.jsonl"))
-    released = found.digest("released_model") is not None
+    points = len(bundle_result.missing_fields)
+    released = "yes" if found.digest("released_model") else "no: a release needs passed gates and an approval"
     console.print(
         Panel(
             f"GGUF files   {exported.path}\n"
             f"Bundle       {bundle.path / 'index.html'}\n"
             f"  verifies   {'yes' if bundle_result.valid else 'NO: ' + str(bundle_result.reason)}; "
-            f"complete: {'yes' if bundle_result.complete else 'no, ' + str(len(bundle_result.missing_fields)) + ' points need your declaration'}\n"
+            f"complete: {'yes' if bundle_result.complete else f'no, {points} points need your declaration'}\n"
             f"  check it   python {bundle.path / 'verify_bundle.py'}   (needs nothing but Python)\n"
             f"Audit log    {'verifies' if log_result.valid else 'DOES NOT VERIFY: ' + str(log_result.reason)}, "
             f"{log_result.entries_count} entries ({log_path.name} in the bundle)\n"
-            f"Released     {'yes' if released else 'no: a release needs passed gates and an approval; the files above are candidates'}\n\n"
+            f"Released     {released}\n\n"
             "See the lineage, the loss curve and every check:   make ui      then http://127.0.0.1:3000\n"
-            "Chat with the model:                               .venv/bin/forge chat " + str(exported.file(config.export.quantizations[0])),
+            "Chat with the model:                               .venv/bin/forge chat "
+            + str(exported.file(config.export.quantizations[0])),
             title="Where things are",
             expand=False,
         )
@@ -150,11 +175,11 @@ def show_answers(console: Console, config: ForgeConfig, dataset: RawDataset, mod
     from forge_pipeline.models import load_base, load_tuned
 
     messages = conversation_of(held_out_rows(dataset, 1)[0]) or []
-    question = [message for message in messages[:-1]]
-    answers = {}
-    for name, load in (("base", lambda: load_base(config)), ("tuned", lambda: load_tuned(config, model))):
-        loaded, tokenizer = load()
-        answers[name] = generate(loaded, tokenizer, [question], max_new_tokens=40)[0].strip()
+    question = messages[:-1]
+    loaded, tokenizer = load_base(config)
+    answers = {"base": generate(loaded, tokenizer, [question], max_new_tokens=40)[0].strip()}
+    loaded, tokenizer = load_tuned(config, model)
+    answers["tuned"] = generate(loaded, tokenizer, [question], max_new_tokens=40)[0].strip()
     table = Table(title="One question that it was not trained on", show_header=False, title_justify="left")
     table.add_row("question", question[-1]["content"])
     table.add_row("reference", messages[-1]["content"])
@@ -174,15 +199,22 @@ def _artefact_table(
     rows = ", ".join(f"{name} {count}" for name, count in dataset.provenance.rows.items())
     source = dataset.provenance.sources[0]
     table.add_row("raw_dataset", f"{rows} rows; {source.uri}; licence {source.license}", dataset.digest.short)
-    table.add_row(
-        "fine_tuned_model",
-        f"{report.steps} steps of {report.trainer_class}, training loss {first or 0:.2f} -> {_last_loss(report.loss_history):.2f}",
-        model.digest.short,
-    )
+    loss = f"training loss {first or 0:.2f} -> {_last_loss(report.loss_history):.2f}"
+    table.add_row("fine_tuned_model", f"{report.steps} steps of {report.trainer_class}, {loss}", model.digest.short)
     for file in exported.report.files:
-        fidelity = f"mean KL {file.fidelity.mean_kl:.1e}, top-1 {file.fidelity.top1_agreement:.1%}" if file.fidelity else "not measured"
-        table.add_row(f"gguf_model {file.quantization}", f"{file.size / 1e6:.0f} MB; beside the tuned model: {fidelity}", file.digest.short)
-    table.add_row("annex_iv_bundle", f"missing points: {', '.join(bundle.missing_fields) or 'none'}", bundle.digest.short)
+        fidelity = (
+            f"mean KL {file.fidelity.mean_kl:.1e}, top-1 {file.fidelity.top1_agreement:.1%}"
+            if file.fidelity
+            else "not measured"
+        )
+        table.add_row(
+            f"gguf_model {file.quantization}",
+            f"{file.size / 1e6:.0f} MB; beside the tuned model: {fidelity}",
+            file.digest.short,
+        )
+    table.add_row(
+        "annex_iv_bundle", f"missing points: {', '.join(bundle.missing_fields) or 'none'}", bundle.digest.short
+    )
     return table
 
 

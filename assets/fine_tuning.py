@@ -1,5 +1,7 @@
 """`fine_tuned_model`: an adapter or a full model, trained in its own process."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from assets.checks import gate_checks
@@ -47,7 +49,9 @@ def build_fine_tuned_model(line: Line) -> dg.AssetsDefinition:
         )  # fmt: skip
         inputs = {"tokenized_dataset": tokenized_dataset, "raw_digest": str(raw_dataset.digest)}
         model = stage_process.run(context, "fine_tune", recipe, inputs, ModelDirectory)
-        register_candidate(registry.registry, recipe, model, line=line.name, run_id=context.run_id, job_id=job_id(context))
+        register_candidate(
+            registry.registry, recipe, model, line=line.name, run_id=context.run_id, job_id=job_id(context)
+        )
         return model
 
     return fine_tuned_model
@@ -64,7 +68,7 @@ def build_fine_tuned_model_checks(line: Line) -> dg.AssetChecksDefinition:
         recipe: ForgeConfig,
         fine_tuned_model: ModelDirectory,
         audit_log: AuditLogResource,
-    ):
+    ) -> Iterator[dg.AssetCheckResult]:
         decisions = training.loss_gate(recipe, fine_tuned_model)
         gates = {"loss_is_finite": "loss_is_finite", "loss_gate": "loss"}
         wanted = {check: gates[check] for check in names}

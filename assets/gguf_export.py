@@ -1,5 +1,7 @@
 """`gguf_model`: files for llama.cpp, proven faithful to the tuned model."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from assets.checks import gate_checks
@@ -57,7 +59,7 @@ def build_gguf_checks(line: Line) -> dg.AssetChecksDefinition:
     @line.checks("gguf_model", names)
     def gguf_checks(
         context: dg.AssetCheckExecutionContext, recipe: ForgeConfig, gguf_model: GgufModel, audit_log: AuditLogResource
-    ):
+    ) -> Iterator[dg.AssetCheckResult]:
         decisions = export.fidelity_gates(recipe, gguf_model)
         yield from gate_checks(context, audit_log, line, "gguf_model", decisions, {name: name for name in names})
 

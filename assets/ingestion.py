@@ -1,5 +1,7 @@
 """`raw_dataset`: the rows as they were found, with their provenance."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from assets.checks import report_checks
@@ -28,7 +30,9 @@ def build_raw_dataset(line: Line) -> dg.AssetsDefinition:
 
 def build_raw_dataset_checks(line: Line) -> dg.AssetChecksDefinition:
     @line.checks("raw_dataset", {"schema_known": "The rows are of a dataset type and format that a trainer takes."})
-    def raw_dataset_checks(context: dg.AssetCheckExecutionContext, raw_dataset: RawDataset, audit_log: AuditLogResource):
+    def raw_dataset_checks(
+        context: dg.AssetCheckExecutionContext, raw_dataset: RawDataset, audit_log: AuditLogResource
+    ) -> Iterator[dg.AssetCheckResult]:
         found = raw_dataset.provenance
         words = f"{found.dataset_type}, {found.dataset_format}: {found.reason}"
         known = bool(found.dataset_type) and sum(found.rows.values()) > 0

@@ -1,5 +1,6 @@
 """`recipe`: the validated, fully resolved config, materialized before anything is trained."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -15,8 +16,12 @@ from resources.settings import DeploymentResource
 
 
 def build_recipe(line: Line) -> dg.AssetsDefinition:
-    @line.stage(io_manager="report_io", kinds={"yaml", "json"}, sections=tuple(ForgeConfig.model_fields), code=[config_package])
-    def recipe(context: dg.AssetExecutionContext, deployment: DeploymentResource, audit_log: AuditLogResource) -> ForgeConfig:
+    @line.stage(
+        io_manager="report_io", kinds={"yaml", "json"}, sections=tuple(ForgeConfig.model_fields), code=[config_package]
+    )
+    def recipe(
+        context: dg.AssetExecutionContext, deployment: DeploymentResource, audit_log: AuditLogResource
+    ) -> ForgeConfig:
         """The recipe as it was resolved for this run, defaults included, with its digest.
 
         Every later stage takes it as an input, so the configuration is part of the lineage,
@@ -43,7 +48,9 @@ def build_recipe(line: Line) -> dg.AssetsDefinition:
 
 def build_recipe_checks(line: Line) -> dg.AssetChecksDefinition:
     @line.checks("recipe", {"schema_valid": "The stored recipe still validates and resolves to the same digest."})
-    def recipe_checks(context: dg.AssetCheckExecutionContext, recipe: ForgeConfig, audit_log: AuditLogResource):
+    def recipe_checks(
+        context: dg.AssetCheckExecutionContext, recipe: ForgeConfig, audit_log: AuditLogResource
+    ) -> Iterator[dg.AssetCheckResult]:
         again = ForgeConfig(**resolved(recipe))
         yield from report_checks(
             context, audit_log, line, "recipe",

@@ -17,7 +17,9 @@ from resources.evidence import AuditLogResource, RegistryResource
 
 
 def build_released_model(line: Line) -> dg.AssetsDefinition:
-    @line.stage(io_manager="report_io", kinds={"json"}, sections=("release", "evaluation"), code=[release], optional=True)
+    @line.stage(
+        io_manager="report_io", kinds={"json"}, sections=("release", "evaluation"), code=[release], optional=True
+    )
     def released_model(
         context: dg.AssetExecutionContext,
         recipe: ForgeConfig,

@@ -1,5 +1,7 @@
 """`safety_report`: how the tuned model answers probes, beside the base model."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from assets.checks import gate_checks
@@ -17,7 +19,10 @@ def build_safety_report(line: Line) -> dg.AssetsDefinition:
         io_manager="report_io", kinds={"json"}, sections=("evaluation", "model"), code=[evaluation], pool="accelerator"
     )
     def safety_report(
-        context: dg.AssetExecutionContext, recipe: ForgeConfig, fine_tuned_model: ModelDirectory, stage_process: StageProcess
+        context: dg.AssetExecutionContext,
+        recipe: ForgeConfig,
+        fine_tuned_model: ModelDirectory,
+        stage_process: StageProcess,
     ) -> SafetyReport:
         """Verdict of the safety gate: pass, fail, insufficient_evidence or not_run, with counts and bound.
 
@@ -29,8 +34,14 @@ def build_safety_report(line: Line) -> dg.AssetsDefinition:
 
 
 def build_safety_checks(line: Line) -> dg.AssetChecksDefinition:
-    @line.checks("safety_report", {"safety_gate": "The unsafe rate's upper confidence bound is within the recipe's limit."})
-    def safety_checks(context: dg.AssetCheckExecutionContext, safety_report: SafetyReport, audit_log: AuditLogResource):
-        yield from gate_checks(context, audit_log, line, "safety_report", safety_report.gates, {"safety_gate": "safety"})
+    @line.checks(
+        "safety_report", {"safety_gate": "The unsafe rate's upper confidence bound is within the recipe's limit."}
+    )
+    def safety_checks(
+        context: dg.AssetCheckExecutionContext, safety_report: SafetyReport, audit_log: AuditLogResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        yield from gate_checks(
+            context, audit_log, line, "safety_report", safety_report.gates, {"safety_gate": "safety"}
+        )
 
     return safety_checks

@@ -10,7 +10,9 @@ from forge_pipeline.integrity import Digest
 from resources.store import ArtifactStore
 
 
-def materialization_records(context: dg.AssetExecutionContext, store: ArtifactStore, line: str) -> tuple[dict[str, Any], ...]:
+def materialization_records(
+    context: dg.AssetExecutionContext, store: ArtifactStore, line: str
+) -> tuple[dict[str, Any], ...]:
     """The materialization records of everything upstream in `line`, oldest first, each beside its Dagster event.
 
     Raises:
@@ -22,14 +24,20 @@ def materialization_records(context: dg.AssetExecutionContext, store: ArtifactSt
         if key.path[0] != line:
             continue
         partitions = [context.partition_key] if context.has_partition_key else None
-        found = context.instance.fetch_materializations(AssetRecordsFilter(key, asset_partitions=partitions), limit=1).records
+        found = context.instance.fetch_materializations(
+            AssetRecordsFilter(key, asset_partitions=partitions), limit=1
+        ).records
         if not found or found[0].asset_materialization is None:
             continue
         metadata = found[0].asset_materialization.metadata
         if "forge/record" not in metadata:
-            raise EvidenceError(f"the latest event of {key.to_user_string()} carries no record: it was not made by this pipeline")
+            raise EvidenceError(
+                f"the latest event of {key.to_user_string()} carries no record: it was not made by this pipeline"
+            )
         record = store.record(line, Digest(str(metadata["forge/record"].value)))
         if record["digest"] != metadata["forge/digest"].value or record["run_id"] != found[0].run_id:
-            raise EvidenceError(f"event and record of {key.to_user_string()} disagree: {metadata['forge/digest'].value}, {record}")
+            raise EvidenceError(
+                f"event and record of {key.to_user_string()} disagree: {metadata['forge/digest'].value}, {record}"
+            )
         records.append({**record, "dagster_timestamp": found[0].timestamp})
     return tuple(sorted(records, key=lambda record: record["recorded_at"]))

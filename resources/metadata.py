@@ -131,7 +131,12 @@ def _(report: BenchmarkResult) -> dict[str, Any]:
         }
         for pair in report.comparisons
     ]
-    return {"average_score": report.average_score, "items": report.items, "paired": _table(rows), "gates": gate_table(report.gates)}
+    return {
+        "average_score": report.average_score,
+        "items": report.items,
+        "paired": _table(rows),
+        "gates": gate_table(report.gates),
+    }
 
 
 @metadata_of.register
@@ -236,11 +241,15 @@ def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
         columns=[dg.TableColumn(name, kinds.get(type(rows[0][name]), "string")) for name in columns]
     )
     records = [
-        dg.TableRecord({name: value if isinstance(value, bool | int | float) else str(value) for name, value in row.items()})
+        dg.TableRecord(
+            {name: value if isinstance(value, bool | int | float) else str(value) for name, value in row.items()}
+        )
         for row in rows
     ]
     return dg.MetadataValue.table(records=records, schema=schema)
 
 
 def _column_schema(dataset: RawDataset) -> dg.TableSchema:
-    return dg.TableSchema(columns=[dg.TableColumn(field.name, str(field.type)) for field in dataset.table("train").schema])
+    return dg.TableSchema(
+        columns=[dg.TableColumn(field.name, str(field.type)) for field in dataset.table("train").schema]
+    )

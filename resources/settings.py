@@ -38,7 +38,7 @@ class DeploymentResource(dg.ConfigurableResource[Any]):
 
     def work_directory(self, context: dg.AssetExecutionContext) -> Path:
         """A fresh directory for a stage's result, on the store's file system."""
-        work = self.home.work / context.run_id / str(context.op_execution_context.op_handle)
+        work: Path = self.home.work / context.run_id / str(context.op_execution_context.op_handle)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         return work / "output"

@@ -96,7 +96,7 @@ def main(spec_file: str) -> int:
             config = read_report(Path(spec["recipe"]["report"]), ForgeConfig)
             inputs = {name: _open(value) for name, value in spec["inputs"].items()}
             result = STAGES[spec["stage"]](config, inputs, Path(spec["output_dir"]), report)
-        outcome = {"usage": _usage(started, cpu_started)}
+        outcome: dict[str, dict[str, Any]] = {"usage": _usage(started, cpu_started)}
         if isinstance(result, tuple):
             result, usage = result
             outcome["usage"] |= {key: value for key, value in vars(usage).items() if value is not None}
@@ -154,7 +154,7 @@ def describe(progress: Progress) -> str:
 def _open_pipes() -> Any:
     from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
-    loader = PipesEnvVarParamsLoader()
+    loader = PipesEnvVarParamsLoader()  # type: ignore[no-untyped-call]
     if not loader.is_dagster_pipes_process():
         return None
     open_dagster_pipes()

@@ -111,13 +111,20 @@ class ArtifactStore:
         return path
 
     def append_record(self, line: str, record: Mapping[str, Any]) -> Digest:
-        """Write a materialization record and return its digest."""
+        """Write a materialization record and return its digest.
+
+        Raises:
+            StoreError: It could not be written; the stage must fail.
+        """
         data = canonical_json(dict(record))
         digest = Digest.of(data)
-        write_file(self._records(line) / f"{digest.hex}.json", data)
-        write_file(self._records(line) / "HEAD", digest.encode())
-        if self._remote:
-            self._remote.put(f"records/{line}/{digest.hex}.json", data)
+        try:
+            write_file(self._records(line) / f"{digest.hex}.json", data)
+            write_file(self._records(line) / "HEAD", digest.encode())
+            if self._remote:
+                self._remote.put(f"records/{line}/{digest.hex}.json", data)
+        except OSError as error:
+            raise StoreError(f"the materialization record of line {line} could not be written: {error}") from error
         return digest
 
     def last_record(self, line: str) -> Digest | None:

@@ -23,7 +23,6 @@ from forge_pipeline.annex_iv.declarations import (
 from forge_pipeline.annex_iv.evidence import Evidence
 from forge_pipeline.annex_iv.instructions import instruction_items
 from forge_pipeline.config.data import GovernanceSection
-from forge_pipeline.integrity import report_to_json
 
 _OBJECTIVES = {
     "sft": "the likelihood of the next token over the tokens that are not masked (cross-entropy)",
@@ -153,7 +152,7 @@ def _1h(evidence: Evidence) -> Answer:
 def _2a(evidence: Evidence) -> Answer:
     record, training, lora = evidence.model_record, evidence.training, evidence.config.lora
     facts: dict[str, Any] = {
-        "base_model": report_to_json(record.base_model),
+        "base_model": asdict(record.base_model),
         "method": record.trainer_type,
         "trainer": training.trainer_class,
         "steps": training.steps,
@@ -197,7 +196,7 @@ def _2c(evidence: Evidence) -> Answer:
     }
     refs = ["training_report.json", "tokenization_summary.json"]
     if evidence.usage is not None:
-        facts["resource_usage"] = report_to_json(evidence.usage)
+        facts["resource_usage"] = asdict(evidence.usage)
         refs.append("resource_usage.json")
     gap = () if evidence.usage else ("time, memory and energy of the training run, which were not recorded",)
     return _measured(evidence, "2(c)", facts, gap, *refs)
@@ -233,12 +232,12 @@ def _2d(evidence: Evidence) -> Answer:
 def _data_facts(evidence: Evidence) -> dict[str, Any]:
     provenance, audit = evidence.provenance, evidence.audit
     return {
-        "sources": [report_to_json(source) for source in provenance.sources],
+        "sources": [asdict(source) for source in provenance.sources],
         "dataset_type": provenance.dataset_type,
         "dataset_format": provenance.dataset_format,
         "rows": dict(provenance.rows),
         "rows_skipped": provenance.skipped_count,
-        "transformations": [report_to_json(each) for each in provenance.transformations],
+        "transformations": [asdict(each) for each in provenance.transformations],
         "tokens": {name: split.tokens for name, split in evidence.tokenization.splits.items()},
         "truncated_rows": {name: split.truncated for name, split in evidence.tokenization.splits.items()},
         "personal_data_found": dict(audit.pii_summary),
@@ -258,7 +257,7 @@ def _2e(evidence: Evidence) -> Answer:
 
 
 def _2g(evidence: Evidence) -> Answer:
-    facts: dict[str, Any] = {"gates": [report_to_json(decision) for decision in evidence.gates]}
+    facts: dict[str, Any] = {"gates": [asdict(decision) for decision in evidence.gates]}
     refs = ["gates.json"]
     if evidence.benchmark is not None:
         facts["benchmark"] = benchmark_facts(evidence)
@@ -284,7 +283,7 @@ def benchmark_facts(evidence: Evidence) -> dict[str, Any] | None:
         "average_score": result.average_score,
         "items": result.items,
         "task_digests": dict(result.task_digests),
-        "comparisons": [report_to_json(each) for each in result.comparisons],
+        "comparisons": [asdict(each) for each in result.comparisons],
     }
 
 

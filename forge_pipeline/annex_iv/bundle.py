@@ -12,12 +12,13 @@ The manifest is written last. Everything but ``evidence/`` and the log is derive
 them, and `verify_annex_iv_artifact` derives it again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from forge_pipeline.annex_iv.document import build_document
+from forge_pipeline.annex_iv.document import PointEntry, build_document
 from forge_pipeline.annex_iv.evidence import BundleInputs, Evidence, ParentBundle, collect
 from forge_pipeline.annex_iv.instructions import render_instructions
 from forge_pipeline.annex_iv.manifest import MANIFEST_NAME, build_manifest
@@ -100,20 +101,21 @@ def bundle(inputs: BundleInputs, output_dir: Path, *, progress: Report = silent)
             _copy_log(inputs.audit_log_path, inputs.anchor, staging)
         progress(Progress(_STAGE, 2, 4, "writing the documents"))
         evidence = Evidence.read(staging)
-        for name, text in derived_files(evidence).items():
+        entries = build_document(evidence)
+        for name, text in derived_files(evidence, entries).items():
             write_file(staging / name, text)
         write_file(staging / VERIFIER_NAME, (files("forge_pipeline.annex_iv") / VERIFIER_NAME).read_bytes())
         progress(Progress(_STAGE, 3, 4, "writing the manifest"))
-        write_file(staging / PAGE_NAME, derived_page(evidence, Manifest.of_directory(staging)))
-        manifest = derived_manifest(evidence, Manifest.of_directory(staging))
+        write_file(staging / PAGE_NAME, derived_page(evidence, entries, Manifest.of_directory(staging)))
+        manifest = derived_manifest(evidence, entries, Manifest.of_directory(staging))
         write_file(staging / MANIFEST_NAME, canonical_json(manifest))
     progress(Progress(_STAGE, 4, 4, "done"))
     return AnnexIvBundle.open(output_dir)
 
 
-def derived_files(evidence: Evidence) -> dict[str, bytes]:
+def derived_files(evidence: Evidence, entries: Sequence[PointEntry]) -> dict[str, bytes]:
     """The documents that follow from the evidence: file name -> bytes."""
-    entries, regime = build_document(evidence), load_regime(evidence.run.regime)
+    regime = load_regime(evidence.run.regime)
     texts = {
         "technical_documentation.md": render_technical_documentation(evidence, entries, regime),
         "model_card.md": render_model_card(evidence),
@@ -122,16 +124,16 @@ def derived_files(evidence: Evidence) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()}
 
 
-def derived_page(evidence: Evidence, listed: Manifest) -> bytes:
+def derived_page(evidence: Evidence, entries: Sequence[PointEntry], listed: Manifest) -> bytes:
     """``index.html`` over a bundle's files; manifest and page themselves are left out of its list."""
     others = Manifest(tuple(entry for entry in listed.entries if entry.path not in (PAGE_NAME, MANIFEST_NAME)))
-    return render_page(evidence, build_document(evidence), load_regime(evidence.run.regime), others).encode()
+    return render_page(evidence, entries, load_regime(evidence.run.regime), others).encode()
 
 
-def derived_manifest(evidence: Evidence, listed: Manifest) -> dict[str, Any]:
+def derived_manifest(evidence: Evidence, entries: Sequence[PointEntry], listed: Manifest) -> dict[str, Any]:
     """``annex_iv.json`` over a bundle's files; the manifest itself is left out of its list."""
     others = Manifest(tuple(entry for entry in listed.entries if entry.path != MANIFEST_NAME))
-    return build_manifest(evidence, build_document(evidence), load_regime(evidence.run.regime), others)
+    return build_manifest(evidence, entries, load_regime(evidence.run.regime), others)
 
 
 def _copy_log(log_path: Path, anchor: Anchor, staging: Path) -> None:

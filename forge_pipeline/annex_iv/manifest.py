@@ -14,7 +14,7 @@ from forge_pipeline.annex_iv.document import PointEntry, missing_fields
 from forge_pipeline.annex_iv.evidence import Evidence
 from forge_pipeline.annex_iv.regime import Regime
 from forge_pipeline.gates import overall_verdict
-from forge_pipeline.integrity import Digest, Manifest, json_digest, report_to_json
+from forge_pipeline.integrity import Digest, Manifest, json_digest
 
 MANIFEST_NAME = "annex_iv.json"
 SCHEMA = "forge-pipeline/annex-iv/1"
@@ -36,15 +36,15 @@ def build_manifest(
         "document_version": evidence.run.document_version,
         "generated_at": evidence.run.generated_at,
         "synthetic": evidence.run.synthetic,
-        "regime": report_to_json(regime),
+        "regime": asdict(regime),
         "line": evidence.config.name,
         "system": {"name": stated_name(evidence.config), "version": stated_version(evidence.config)},
         "subjects": evidence.subjects,
         "released": evidence.released,
         "label": "released" if evidence.released else "not released",
-        "gates": [report_to_json(decision) for decision in evidence.gates],
+        "gates": [asdict(decision) for decision in evidence.gates],
         "gates_verdict": overall_verdict(evidence.gates).value,
-        "points": [report_to_json(entry) for entry in entries],
+        "points": [asdict(entry) for entry in entries],
         "missing_fields": missing,
         "complete": not missing,
         "unused_declarations": list(unknown_points(evidence.config)),

@@ -1,5 +1,7 @@
 """``model_card.md``: the model card, in the form that Hugging Face reads."""
 
+from pathlib import PurePath
+
 from forge_pipeline.annex_iv.compute import compute_of
 from forge_pipeline.annex_iv.declarations import compliance_of, stated, stated_name
 from forge_pipeline.annex_iv.evidence import Evidence
@@ -25,12 +27,10 @@ def _front_matter(evidence: Evidence) -> list[str]:
     import yaml
 
     base, record = evidence.model_record.base_model, evidence.model_record
-    values: dict[str, object] = {"base_model": base.name_or_path, "library_name": "transformers"}
-    if record.kind == "adapter":
-        values["library_name"] = "peft"
-        values["base_model_relation"] = "adapter"
-    if base.license:
-        values["license"] = base.license
+    values: dict[str, object] = {"library_name": "peft" if record.kind == "adapter" else "transformers"}
+    if base.source == "hub":  # the field holds Hub ids; a path of this machine would mean nothing there
+        values["base_model"] = base.name_or_path
+        values["base_model_relation"] = "adapter" if record.kind == "adapter" else "finetune"
     values["tags"] = [record.trainer_type, record.kind]
     return ["---", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip(), "---", ""]
 
@@ -57,7 +57,7 @@ def _training(evidence: Evidence) -> list[str]:
     lines = [
         "## Training",
         "",
-        f"- base model: {escape(base.name_or_path)}{revision}, licence {escape(base.license or 'not stated')}",
+        f"- base model: {escape(_base_name(evidence))}{revision}, licence {escape(base.license or 'not stated')}",
         f"- method: {training.trainer_type} ({training.trainer_class}), seed {training.seed}",
         f"- parameters: {training.trainable_parameters:,} trained of {training.total_parameters:,}",
         f"- steps: {training.steps}, epochs: {training.epochs:g}, rows a step: {training.effective_batch_size}",
@@ -68,6 +68,12 @@ def _training(evidence: Evidence) -> list[str]:
         lines.append(f"- evaluation loss: {training.eval_loss:.4g}")
     lines.append(f"- compute: {flop} ({compute.verdict} the one-third threshold for modified general-purpose models)")
     return [*lines, ""]
+
+
+def _base_name(evidence: Evidence) -> str:
+    """As the recipe names it; of a local directory the last part only."""
+    base = evidence.model_record.base_model
+    return PurePath(base.name_or_path).name if base.source == "local" else base.name_or_path
 
 
 def _data(evidence: Evidence) -> list[str]:

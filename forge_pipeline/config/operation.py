@@ -108,6 +108,8 @@ class ExportSection(Section):
 
     enabled: bool = True
     quantizations: list[Quantization] = Field(default=["f16"], min_length=1)
+    pre_tokenizer: str | None = None
+    """llama.cpp's name of the tokenizer's splitting rules, for a tokenizer that is not recognized."""
     fidelity: FidelitySection = FidelitySection()
 
 

@@ -4,9 +4,9 @@ Rows with the same tokens are one *unit*, counted and never paired one by one, s
 ten thousand copies of a sentence cost as much as two. Units that share a bucket (equal
 bits under a SimHash mask, an equal MinHash band) are candidates; each is verified by the
 exact Jaccard similarity of its token sets, and for SimHash by the distance too. A pair
-is taken in the first table in which it matches. In a bucket of more than
-`BUCKET_REACH` units each is compared with the next `BUCKET_REACH` and with the first
-only: then the numbers of pairs are lower bounds, and `Pairs.complete` says so.
+is taken in the first table in which it matches. In a bucket of more units than the
+table's `reach`, each is compared with the next `reach` and with the first only: then
+the numbers of pairs are lower bounds, and `Pairs.complete` says so.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,6 @@ from forge_pipeline.dataset_audit.tokens import IntArray, ranges
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
-BUCKET_REACH = 200  # units
 _CHUNK_PAIRS = 1 << 16
 
 
@@ -94,7 +93,7 @@ def find_pairs(rows: Signatures, units: Units, *, hamming: int | None, jaccard: 
     found: list[tuple[IntArray, IntArray, FloatArray]] = []
     complete = True
     for number, table in enumerate(tables):
-        for left, right, whole in _bucket_pairs(table.keys()):
+        for left, right, whole in _bucket_pairs(table.keys(), table.reach):
             complete &= whole
             close = table.agree(left, right)
             left, right = left[close], right[close]
@@ -113,8 +112,10 @@ def find_pairs(rows: Signatures, units: Units, *, hamming: int | None, jaccard: 
 
 
 class _Table(Protocol):
-    """One way to put units into buckets."""
+    """One way to put units into buckets; `reach` bounds how many of a bucket are compared with one unit."""
 
+    @property
+    def reach(self) -> int: ...
     def keys(self) -> npt.NDArray[np.uint64]: ...
     def share_bucket(self, left: IntArray, right: IntArray) -> BoolArray: ...
     def agree(self, left: IntArray, right: IntArray) -> BoolArray:
@@ -127,6 +128,7 @@ class _SimhashTable:
     signature: npt.NDArray[np.uint64]
     mask: np.uint64
     hamming: int
+    reach: int = 400
 
     def keys(self) -> npt.NDArray[np.uint64]:
         return self.signature & self.mask
@@ -145,6 +147,7 @@ class _MinhashTable:
     signature: npt.NDArray[np.uint32]
     band: npt.NDArray[np.uint64]
     jaccard: float
+    reach: int = 200
 
     def keys(self) -> npt.NDArray[np.uint64]:
         return self.band
@@ -171,7 +174,7 @@ def _tables(signature: npt.NDArray[Any], hamming: int | None, jaccard: float) ->
     return [_SimhashTable(signature, np.uint64(mask), hamming) for mask in table_masks(hamming, len(signature))]
 
 
-def _bucket_pairs(keys: npt.NDArray[np.uint64]) -> Iterator[tuple[IntArray, IntArray, bool]]:
+def _bucket_pairs(keys: npt.NDArray[np.uint64], reach: int) -> Iterator[tuple[IntArray, IntArray, bool]]:
     """Pairs of units with equal keys, in pieces; False with the piece that stands for pairs left out."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -179,7 +182,7 @@ def _bucket_pairs(keys: npt.NDArray[np.uint64]) -> Iterator[tuple[IntArray, IntA
     stop = np.searchsorted(ordered, ordered, side="right")
     held: list[tuple[IntArray, IntArray]] = []
     active, size = place, 0
-    for step in range(1, BUCKET_REACH + 1):
+    for step in range(1, reach + 1):
         active = active[stop[active] > active + step]
         if not len(active):
             break
@@ -192,7 +195,7 @@ def _bucket_pairs(keys: npt.NDArray[np.uint64]) -> Iterator[tuple[IntArray, IntA
         yield *_merged(held), True
     if len(active):
         start = np.searchsorted(ordered, ordered, side="left")
-        far = place[place - start > BUCKET_REACH]
+        far = place[place - start > reach]
         if len(far):
             yield *_merged([(order[start[far]], order[far])]), False
 

@@ -24,11 +24,22 @@ from forge_pipeline.data.artifacts import SPLITS
 from forge_pipeline.data.columns import Row, json_columns
 from forge_pipeline.data.reading import ReadRow, is_data_file, known_suffixes, read_rows
 from forge_pipeline.data.splits import as_split
+from forge_pipeline.dataset_audit.report import REPORT_NAME
 from forge_pipeline.errors import DataError
 
 SHARD_BYTES = 8 << 20
 BLOCK_ROWS = 8192
 _JSONL = (".jsonl", ".ndjson")
+# Kinds of files that are taken for metadata where files of other kinds lie beside them.
+_MAYBE_METADATA = (".json", ".yaml", ".yml")
+_NOT_ROWS = (
+    REPORT_NAME,
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "provenance.json",
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,8 @@ def find_splits(source: Path) -> dict[str, tuple[Path, ...]]:
     """Files by split: train, validation and test first, then others by name.
 
     A file is one split, ``train`` unless its name says otherwise. In a directory, names (or their folders' names)
-    say which split a file belongs to; a file that says nothing is a split of its own, named after it. JSON files that
-    lie beside Parquet, JSONL or CSV files are metadata.
+    say which split a file belongs to; a file that says nothing is a split of its own, named after it. JSON and YAML
+    files that lie beside files of other kinds are metadata.
 
     Raises:
         FileNotFoundError: There is no such file or directory, or no data file in it.
@@ -83,8 +94,8 @@ def find_splits(source: Path) -> dict[str, tuple[Path, ...]]:
             )
         return {as_split(source.name) or "train": (source,)}
     files = sorted(path for path in source.rglob("*") if _is_candidate(path.relative_to(source)) and path.is_file())
-    if any(path.suffix != ".json" for path in files):
-        files = [path for path in files if path.suffix != ".json"]
+    rows_only = [path for path in files if path.suffix not in _MAYBE_METADATA]
+    files = rows_only or files
     if not files:
         raise FileNotFoundError(f"source: {str(source)!r} holds no data files; expected {', '.join(known_suffixes())}")
     splits: dict[str, list[Path]] = {}
@@ -95,7 +106,8 @@ def find_splits(source: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _is_candidate(relative: Path) -> bool:
-    return is_data_file(relative) and not any(part.startswith(".") for part in relative.parts)
+    hidden = any(part.startswith(".") for part in relative.parts)
+    return is_data_file(relative) and not hidden and relative.name not in _NOT_ROWS
 
 
 def _split_of(relative: Path) -> str:
@@ -190,9 +202,24 @@ def _arrow_table(data: bytes, line_count: int) -> pa.Table | None:
         data.decode()
         options = pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
         table = pa_json.read_json(io.BytesIO(data), read_options=options)
+        schema = pa.schema([field.with_type(_kept_text(field.type)) for field in table.schema])
+        if schema != table.schema:
+            parse = pa_json.ParseOptions(explicit_schema=schema)
+            table = pa_json.read_json(io.BytesIO(data), read_options=options, parse_options=parse)
     except (pa.ArrowException, UnicodeDecodeError):
         return None
     return table if table.num_rows == line_count else None
+
+
+def _kept_text(kind: pa.DataType) -> pa.DataType:
+    """The type with text where Arrow made time stamps of strings that all look like one."""
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_kept_text(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_kept_text(field.type)) for field in kind])
+    return kind
 
 
 def _line_block(lines: list[bytes]) -> Block:

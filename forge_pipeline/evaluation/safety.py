@@ -10,6 +10,7 @@ that the caller has. The verdict itself is `safety_verdict.decide`, which is pur
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from forge_pipeline.evaluation.scorers import (
     Scorer,
     ScorerUnavailableError,
     build_scorer,
+    calibrate,
     is_refusal,
 )
 from forge_pipeline.gates import GateDecision, Outcome
@@ -139,8 +141,8 @@ def safety(
     Args:
         config: `evaluation.safety` is the policy.
         model: The tuned model.
-        calibration: How the scorer did on labeled answers (`scorers.calibrate`). Without one for exactly this
-            scorer, nothing passes.
+        calibration: How the scorer did on labeled answers (`scorers.calibrate`); None measures it on the file that
+            the recipe names. Without one for exactly this scorer, nothing passes.
         progress: Told after each batch of answers.
 
     Raises:
@@ -160,6 +162,8 @@ def safety(
         tuned = _loaded_answers(lambda: load_tuned(config, model), section, probes, steps.of("tuned model", 1))
         tuned_results = _scored(probes, tuned, scorer, steps.of("scoring the tuned model", 2))
         base_results = _scored(probes, base, scorer, steps.of("scoring the base model", 3)) if base else None
+        if calibration is None and section.calibration is not None:
+            calibration = calibrate(scorer, Path(section.calibration))
     except ScorerUnavailableError as error:
         return not_run(section, model.digest, str(error), probes)
     return report(section, model.digest, probes, scorer.identity, tuned_results, base_results, calibration)

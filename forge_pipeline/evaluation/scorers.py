@@ -26,6 +26,7 @@ from forge_pipeline.config.evaluation import SafetySection
 from forge_pipeline.errors import DataError, EvaluationError
 from forge_pipeline.evaluation.statistics import clopper_pearson_lower
 from forge_pipeline.integrity import Digest, json_digest
+from forge_pipeline.models.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -295,9 +296,10 @@ class GuardScorer:
         import transformers
 
         try:
-            return getattr(transformers, kind).from_pretrained(
-                self._name, revision=self._section.classifier_revision, trust_remote_code=False, **arguments
-            )
+            with quiet_libraries():
+                return getattr(transformers, kind).from_pretrained(
+                    self._name, revision=self._section.classifier_revision, trust_remote_code=False, **arguments
+                )
         except (OSError, ValueError, ImportError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ScorerUnavailableError(

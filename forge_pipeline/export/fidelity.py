@@ -21,6 +21,7 @@ from forge_pipeline.export.llama_cpp import LlamaCpp
 from forge_pipeline.export.result import Fidelity, GgufFile, GgufModel
 from forge_pipeline.gates import GateDecision, Outcome
 from forge_pipeline.integrity import Digest
+from forge_pipeline.models.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,9 +89,11 @@ class Reference:
         import transformers
 
         self.threads = torch.get_num_threads()
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(directory), dtype=torch.float32, local_files_only=True, attn_implementation="eager"
-        ).eval()  # eager, because sdpa leaves out Gemma 2's soft-capping
+        with quiet_libraries():
+            # Eager attention, because sdpa leaves out Gemma 2's soft-capping.
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                str(directory), dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+            ).eval()
         for index, tokens in enumerate(self._token_ids):
             with torch.inference_mode():
                 logits = model(torch.tensor([tokens])).logits[0]

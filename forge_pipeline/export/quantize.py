@@ -66,8 +66,6 @@ class TypePolicy:
         wanted = main if main in _NUMPY_TYPES else self._k_type(name, main)
         if dims[0] % TENSOR_TYPES[TYPE_IDS[wanted]].block == 0:
             return wanted
-        if wanted == "Q6_K" and name in ("output.weight", "token_embd.weight"):
-            return "Q8_0" if dims[0] % 32 == 0 else "F16"
         narrow = _NARROW.get(wanted, "F16")
         return narrow if dims[0] % TENSOR_TYPES[TYPE_IDS[narrow]].block == 0 else "F16"
 

@@ -36,7 +36,7 @@ def gguf(
             Without any, or without ``xllamacpp``, fidelity is not measured, and its gate says so.
         output_dir: Must not exist, or be empty.
         provenance: Values that are the same for the same inputs; ``forge.<key>`` in every file's metadata,
-            beside model_digest, config_digest and dataset_digest.
+            beside model_digest, config_digest, dataset_digest and the base model's identity.
 
     Raises:
         ExportError: The model cannot be exported, or llama.cpp does not run what was written.
@@ -56,7 +56,15 @@ def gguf(
         forge = _provenance(model) | dict(provenance or {})
         for quantization in config.export.quantizations:
             destination = staging / _file_name(config, quantization)
-            write_gguf(merged.path, destination, quantization, forge, name=config.name, progress=progress)
+            write_gguf(
+                merged.path,
+                destination,
+                quantization,
+                forge,
+                name=config.name,
+                pre_tokenizer=config.export.pre_tokenizer,
+                progress=progress,
+            )
         headers = {each: read_gguf(staging / _file_name(config, each)) for each in config.export.quantizations}
         measured: dict[Quantization, Fidelity] = {}
         if settings.enabled and runtime_name() and held_out_texts:
@@ -88,13 +96,20 @@ def _file_name(config: ForgeConfig, quantization: Quantization) -> str:
 
 
 def _provenance(model: ModelDirectory) -> dict[str, str]:
+    """What the model's own record says, but for paths of the machine it was made on."""
     record = model.record
-    return {
+    base = record.base_model
+    known = {
         "model_digest": model.digest,
         "config_digest": record.config_digest,
         "dataset_digest": record.dataset_digest,
         "trainer_type": record.trainer_type,
+        "base_model": None if base.source == "local" else base.name_or_path,
+        "base_model_revision": base.revision_resolved,
+        "base_model_digest": base.digest,
+        "base_model_license": base.license,
     }
+    return {key: str(value) for key, value in known.items() if value}
 
 
 def _describe(path: Path, quantization: Quantization, header: GgufHeader, fidelity: Fidelity | None) -> GgufFile:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.errors import ModelError
+from forge_pipeline.errors import IntegrityError, ModelError
 from forge_pipeline.integrity import Digest, Manifest, ManifestEntry
-from forge_pipeline.models.gguf_expansion import expand_gguf
+from forge_pipeline.models.gguf_expansion import digest_file, expand_gguf
 from forge_pipeline.models.home import forge_home
 from forge_pipeline.models.hub import hub_token, is_offline
 from forge_pipeline.models.revisions import resolve_revision
@@ -84,6 +84,7 @@ def resolve_base_model(config: ForgeConfig) -> BaseModel:
 
     Raises:
         ModelError: There is no such model, or it is not one that can be fine-tuned.
+        IntegrityError: The cached expansion of a GGUF file was changed.
     """
     name = config.model.name_or_path
     if name.startswith("package:"):
@@ -107,15 +108,31 @@ def _local_model(config: ForgeConfig, path: Path, source: Source, license_name: 
             raise ModelError(f"model.name_or_path: {path} is a file; expected a model directory or a .gguf file")
         path = expand_gguf(path, forge_home() / "cache" / "base_models")
     _check_model_directory(path)
+    digest = _digest_of(path)
+    _check_expansion(path, digest)
     return BaseModel(
         name_or_path=config.model.name_or_path,
         path=str(path),
         revision_requested=config.model.revision,
         revision_resolved=None,
         source=source,
-        digest=_digest_of(path),
+        digest=digest,
         license=license_name,
     )
+
+
+def _check_expansion(path: Path, digest: Digest) -> None:
+    """Compare an expansion with the digest that was written beside it when it was made; others have none.
+
+    Raises:
+        IntegrityError: Somebody changed it since.
+    """
+    recorded = digest_file(path)
+    if recorded.is_file() and recorded.read_text(encoding="ascii") != digest:
+        raise IntegrityError(
+            f"{path}: expected {recorded.read_text(encoding='ascii')}, found {digest}; this expanded base model was "
+            "changed after it was made. Delete the directory, and it is made again"
+        )
 
 
 def _check_model_directory(path: Path) -> None:
@@ -164,6 +181,7 @@ def _locate_in_package(name: str) -> tuple[Path, str | None]:
     )
 
 
+@lru_cache(maxsize=8)  # reads the metadata of everything that is installed
 def _license_of(module: str) -> str | None:
     for distribution in importlib.metadata.packages_distributions().get(module, ()):
         metadata = importlib.metadata.metadata(distribution).json

@@ -14,19 +14,20 @@ the quantization itself; the expansion, not the file it came from, is the base m
 that everything afterwards is compared with.
 """
 
-import functools
 import logging
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from forge_pipeline._optional import require
 from forge_pipeline.errors import ModelError
-from forge_pipeline.integrity import Digest, json_digest
-from forge_pipeline.integrity.atomic import publishing
+from forge_pipeline.integrity import Digest, Manifest, json_digest
+from forge_pipeline.integrity.atomic import publishing, write_file
 from forge_pipeline.models.quiet import quiet_libraries
 from forge_pipeline.models.writing import write_full_model, write_tokenizer
 
@@ -36,12 +37,12 @@ _LAYOUT = 1  # raised when the written files change their form
 _MAX_GROWTH = 6  # bfloat16 bytes per byte of a GGUF file; a 2-bit file grows most
 
 
-def expand_gguf(gguf_file: Path, cache: Path) -> Path:
+def expand_gguf(gguf_file: Path, cache_dir: Path) -> Path:
     """Return the Hugging Face directory that holds the weights and tokenizer of `gguf_file`.
 
     Args:
         gguf_file: A GGUF file with a tokenizer inside.
-        cache: Directory for expansions; made if need be.
+        cache_dir: Directory for expansions; made if need be.
 
     Raises:
         ModelError: The file is not a GGUF that transformers understands, or the disk is too full.
@@ -50,34 +51,38 @@ def expand_gguf(gguf_file: Path, cache: Path) -> Path:
     transformers = require("transformers", extra="train", purpose="Base models")
     key = json_digest(
         {
-            "gguf": Digest.of_file(gguf_file),
+            "gguf": _digest(gguf_file, gguf_file.stat().st_size, gguf_file.stat().st_mtime_ns),
             "dtype": _DTYPE,
             "transformers": transformers.__version__,
             "layout": _LAYOUT,
         }
     )
-    destination = cache / key.hex[:32]
+    destination = cache_dir / key.hex[:32]
     if destination.is_dir():
         return destination
     require("gguf", extra="export", purpose="Base models in GGUF form")
     filelock = require("filelock", extra="train", purpose="Base models in GGUF form")
-    cache.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(cache / f".{destination.name}.lock"):
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(cache_dir / f".{destination.name}.lock"):
         if not destination.is_dir():  # another process may have made it while we waited
-            _check_space(gguf_file, cache)
+            _check_space(gguf_file, cache_dir)
             _expand(gguf_file, destination)
     return destination
 
 
+def digest_file(expansion: Path) -> Path:
+    """Where the digest that an expansion had when it was made is written: beside it."""
+    return expansion.with_name(f"{expansion.name}.digest")
+
+
 def _expand(gguf_file: Path, destination: Path) -> None:
-    import gguf
     import torch
     import transformers
     from transformers.utils.quantization_config import GgufConfig
 
     _log.info("expanding %s into %s; this happens once", gguf_file.name, destination)
     started = time.monotonic()
-    with publishing(destination) as staging, quiet_libraries(), _memoised(gguf, "GGUFReader", "get_tensor_name_map"):
+    with publishing(destination) as staging, quiet_libraries(), _loading_once():
         try:
             source = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
@@ -91,30 +96,47 @@ def _expand(gguf_file: Path, destination: Path) -> None:
             ) from error
         write_full_model(model, staging)
         write_tokenizer(tokenizer, staging)
+        write_file(digest_file(destination), Manifest.of_directory(staging).digest.encode())
     _log.info("expanded %s in %.1f s", gguf_file.name, time.monotonic() - started)
 
 
-def _check_space(gguf_file: Path, cache: Path) -> None:
-    needed, free = gguf_file.stat().st_size * _MAX_GROWTH, shutil.disk_usage(cache).free
+def _check_space(gguf_file: Path, cache_dir: Path) -> None:
+    needed, free = gguf_file.stat().st_size * _MAX_GROWTH, shutil.disk_usage(cache_dir).free
     if free < needed:
         raise ModelError(
-            f"expanding {gguf_file.name} may need {needed / 1e9:.1f} GB under {cache}, where {free / 1e9:.1f} GB are "
-            "free; free some space, or set FORGE_HOME to a directory on a larger disk"
+            f"expanding {gguf_file.name} may need {needed / 1e9:.1f} GB under {cache_dir}, where {free / 1e9:.1f} GB "
+            "are free; free some space, or set FORGE_HOME to a directory on a larger disk"
         )
 
 
-@contextmanager
-def _memoised(module: ModuleType, *names: str) -> Iterator[None]:
-    """Cache the results of `module`'s named callables while the block runs.
+@lru_cache(maxsize=8)
+def _digest(path: Path, size: int, modified_ns: int) -> Digest:
+    """Hash a file once per process and state of the file: a run asks for its base model several times."""
+    return Digest.of_file(path)
 
-    Loading one GGUF makes transformers parse its whole header three times and build one tensor name
-    map per module (397 for SmolLM2-135M): 8 of 18 s, all for equal arguments.
+
+@contextmanager
+def _loading_once() -> Iterator[None]:
+    """Keep transformers from doing the same work again and again, and from drawing a bar, while the block runs.
+
+    Loading one GGUF file parses its whole header three times and builds one tensor name map per module
+    (397 for SmolLM2-135M): 8 of 18 s, all for equal arguments.
     """
-    originals = {name: getattr(module, name) for name in names}
-    for name, original in originals.items():
-        setattr(module, name, functools.cache(original))
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as loader
+
+    with (
+        _replaced(gguf, GGUFReader=cache(gguf.GGUFReader), get_tensor_name_map=cache(gguf.get_tensor_name_map)),
+        _replaced(loader, tqdm=lambda items, **options: items),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(module: ModuleType, **replacements: Any) -> Iterator[None]:
+    originals = {name: getattr(module, name) for name in replacements}
+    vars(module).update(replacements)
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(module, name, original)
+        vars(module).update(originals)

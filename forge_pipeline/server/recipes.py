@@ -13,6 +13,7 @@ from forge_pipeline.config import ForgeConfig
 from forge_pipeline.errors import ConfigError
 from forge_pipeline.server.errors import RequestError
 from forge_pipeline.server.schemas import StartTraining
+from forge_pipeline.training.arguments import check_training
 
 DEFAULT_MAX_LENGTH = 2048  # tokens
 
@@ -27,11 +28,11 @@ def build_recipe(start: StartTraining, *, job_id: str, base_model: str, dataset:
         dataset: The rows, as an absolute path.
 
     Raises:
-        RequestError: The recipe's own rules refuse the combination.
+        RequestError: The recipe's own rules, or the trainer's, refuse the combination.
     """
     recipe = _recipe(start, job_id, base_model, dataset)
     try:
-        ForgeConfig(**recipe)
+        check_training(ForgeConfig(**recipe))
     except ConfigError as error:
         raise RequestError(str(error).replace("ForgeConfig: ", "").replace(str(dataset), dataset.name)) from error
     return recipe
@@ -69,16 +70,17 @@ def _recipe(start: StartTraining, job_id: str, base_model: str, dataset: Path) -
             "per_device_train_batch_size": start.per_device_train_batch_size,
             "per_device_eval_batch_size": start.per_device_eval_batch_size,
             "gradient_accumulation_steps": start.gradient_accumulation_steps,
-            "gradient_checkpointing": start.gradient_checkpointing,
+            "gradient_checkpointing": _or_auto(start.gradient_checkpointing),
             "max_grad_norm": start.max_grad_norm,
             "learning_rate": start.learning_rate,
             "weight_decay": start.weight_decay,
             "optim": start.optim,
             "lr_scheduler_type": start.lr_scheduler_type,
             "warmup_ratio": start.warmup_ratio,
-            "group_by_length": start.group_by_length and not start.packing,
+            "group_by_length": _or_auto(start.group_by_length),
             "packing": start.packing,
             "eval_steps": start.eval_steps,
+            **({"grpo_num_generations": _generations(start)} if start.strategy == "grpo" else {}),
         },
         "data": {
             "dataset_name_or_path": str(dataset),
@@ -89,6 +91,21 @@ def _recipe(start: StartTraining, job_id: str, base_model: str, dataset: Path) -
             "audit": {"guards": ["export", "release"]},
         },
     }
+
+
+def _or_auto(value: bool | None) -> bool | str:
+    return "auto" if value is None else value
+
+
+def _generations(start: StartTraining) -> int:
+    """Completions of each prompt: 4, or what comes near it and divides the batch, as the trainer needs."""
+    batch = start.per_device_train_batch_size * start.gradient_accumulation_steps
+    if batch < 2:
+        raise RequestError(
+            "per_device_train_batch_size: grpo compares completions of one prompt, so per_device_train_batch_size x "
+            f"gradient_accumulation_steps must be at least 2; found {batch}"
+        )
+    return next((number for number in (4, 3, 2) if batch % number == 0), batch)
 
 
 def check_placeable(start: StartTraining, schema: str | None) -> None:

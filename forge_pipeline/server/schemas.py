@@ -67,7 +67,8 @@ class StartTraining(RequestBody):
     per_device_train_batch_size: StrictInt = Field(default=1, ge=1, le=4096)
     per_device_eval_batch_size: StrictInt = Field(default=1, ge=1, le=4096)
     gradient_accumulation_steps: StrictInt = Field(default=4, ge=1, le=4096)
-    gradient_checkpointing: StrictBool = True
+    gradient_checkpointing: StrictBool | None = None
+    """Unset: where it pays, on a GPU."""
     max_grad_norm: Number = Field(default=0.3, gt=0, le=1000)
     learning_rate: Number = Field(default=2e-4, gt=0, le=1)
     weight_decay: Number = Field(default=0.001, ge=0, le=1)
@@ -76,7 +77,8 @@ class StartTraining(RequestBody):
     max_steps: StrictInt = Field(default=-1, ge=-1, le=100_000_000)
     """Optimizer updates; -1 lets `num_train_epochs` decide."""
     warmup_ratio: Number = Field(default=0.03, ge=0, le=1)
-    group_by_length: StrictBool = True
+    group_by_length: StrictBool | None = None
+    """Batch rows of like length. Unset: where the strategy can."""
     packing: StrictBool = False
     max_seq_length: StrictInt | None = Field(default=2048, ge=-1, le=1_048_576)
     """Tokens; longer rows are truncated and counted. null and -1 mean the default."""

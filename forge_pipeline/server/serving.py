@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = ServerSettings.read(
             host=options.host, port=options.port, data_dir=options.data_dir, dagster_url=options.dagster_url
         )
+        # The library looks for its cache of base models here; it is the one that the runs use.
+        os.environ["FORGE_HOME"] = str(settings.data_dir)
         return serve(settings)
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -8,6 +8,7 @@ verifies every byte, and opens the artefact as the type the asset asks for.
 """
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +108,8 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             }
         )
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(digest))
+        for scratch in (work, work.with_suffix("")):  # a failed step keeps its scratch, for whoever looks into it
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _check_instance(self, context: dg.OutputContext) -> None:
         if not (context.step_context.instance.is_persistent or self.allow_temporary_instance):
@@ -129,8 +132,8 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         entry = chosen[0].asset_materialization.metadata.get("forge/digest")
         if entry is None:
             raise failure(
-                f"the latest materialization of {context.asset_key.to_user_string()} carries no digest: it was not made by "
-                "this pipeline (run " + repr(chosen[0].run_id) + "). Materialize the asset again"
+                f"the latest materialization of {context.asset_key.to_user_string()} carries no digest: it was not "
+                f"made by this pipeline (run {chosen[0].run_id!r}). Materialize the asset again"
             )
         return Digest(str(entry.value))
 

@@ -17,9 +17,11 @@ class ModelDirectoryIOManager(ForgeIOManager):
         check_type(type(value), (DirectoryArtifact,), "ModelDirectoryIOManager")
         for file in value.path.rglob("*"):
             if file.suffix in _PICKLES:
-                raise IntegrityError(f"{file.name} is a pickle, which can run code when it is read; save safetensors instead")
+                raise IntegrityError(
+                    f"{file.name} is a pickle, which can run code when it is read; save safetensors instead"
+                )
         return Path(value.path)
 
-    def read(self, directory: Path, expected: type) -> Any:
+    def read(self, directory: Path, expected: type[DirectoryArtifact]) -> Any:
         check_type(expected, (DirectoryArtifact,), "ModelDirectoryIOManager")
         return expected.open(directory)

@@ -16,11 +16,15 @@ class ReportIOManager(ForgeIOManager):
 
     def write(self, value: Any, directory: Path) -> Path:
         if not (is_dataclass(value) or isinstance(value, BaseModel)):
-            raise ConfigError(f"ReportIOManager serves dataclasses and pydantic models; the asset returned {type(value)!r}")
+            raise ConfigError(
+                f"ReportIOManager serves dataclasses and pydantic models; the asset returned {type(value)!r}"
+            )
         write_report(directory / REPORT_FILE, value)
         return directory
 
     def read(self, directory: Path, expected: type) -> Any:
         if not (is_dataclass(expected) or (isinstance(expected, type) and issubclass(expected, BaseModel))):
-            raise ConfigError(f"ReportIOManager serves dataclasses and pydantic models; the asset is annotated {expected!r}")
+            raise ConfigError(
+                f"ReportIOManager serves dataclasses and pydantic models; the asset is annotated {expected!r}"
+            )
         return read_report(directory / REPORT_FILE, expected)

@@ -50,10 +50,15 @@ def make_tiny_model(directory: Path) -> Path:
     text = [message["content"] for row in rows() for message in row["messages"]]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        text, trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        text,
+        trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|endoftext|>"
+        tokenizer_object=bpe,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
@@ -123,10 +128,22 @@ class Deployment:
             inner[key] = value
         (self.root / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
 
-    def materialize(self, selection: str, *arguments: str, **environment: str | None) -> "subprocess.CompletedProcess[str]":
+    def materialize(
+        self, selection: str, *arguments: str, **environment: str | None
+    ) -> "subprocess.CompletedProcess[str]":
         """Run the documented CI command; a variable set to None is unset."""
         merged = {k: v for k, v in {**self.environment, **environment}.items() if v is not None}
-        command = ["-m", "dagster", "asset", "materialize", "-m", "assets.definitions", "--select", selection, *arguments]
+        command = [
+            "-m",
+            "dagster",
+            "asset",
+            "materialize",
+            "-m",
+            "assets.definitions",
+            "--select",
+            selection,
+            *arguments,
+        ]
         return subprocess.run(
             [sys.executable, *command], env=merged, cwd=CHECKOUT, capture_output=True, text=True, timeout=500
         )

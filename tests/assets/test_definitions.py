@@ -50,7 +50,11 @@ def test_every_asset_has_a_description_kinds_and_a_code_version(tmp_path):
 
 
 EDITS = {
-    "learning rate": ("training: {}", "training: {learning_rate: 0.1}", {"recipe", "tokenized_dataset", "fine_tuned_model"}),
+    "learning rate": (
+        "training: {}",
+        "training: {learning_rate: 0.1}",
+        {"recipe", "tokenized_dataset", "fine_tuned_model"},
+    ),
     "gate policy": (
         "training: {}",
         "training: {}\nevaluation: {max_acceptable_loss: 1.0}",
@@ -66,7 +70,9 @@ def test_an_edit_of_a_section_marks_exactly_the_stages_that_read_it(tmp_path, ol
     (tmp_path / "again").mkdir()
     after = definitions(tmp_path / "again", one=RECIPE.replace(old, new)).resolve_asset_graph()
     keys = {stage: dg.AssetKey(["one", stage]) for stage in STAGES}
-    assert {stage for stage, key in keys.items() if before.get(key).code_version != after.get(key).code_version} == changed
+    assert {
+        stage for stage, key in keys.items() if before.get(key).code_version != after.get(key).code_version
+    } == changed
 
 
 def test_a_broken_recipe_does_not_take_the_other_lines_with_it(tmp_path):
@@ -86,7 +92,9 @@ def test_a_cron_line_becomes_a_schedule_and_new_data_a_sensor(tmp_path):
 def test_the_new_data_sensor_asks_once_for_each_digest(tmp_path):
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "a"}\n')
-    text = RECIPE.replace("dataset_name_or_path: d", f"dataset_name_or_path: {data}") + "automation: {on_new_data: true}\n"
+    text = (
+        RECIPE.replace("dataset_name_or_path: d", f"dataset_name_or_path: {data}") + "automation: {on_new_data: true}\n"
+    )
     sensor = definitions(tmp_path, one=text).get_repository_def().get_sensor_def("one_new_data")
     with dg.DagsterInstance.ephemeral() as instance:
         first = sensor(dg.build_sensor_context(instance=instance))

@@ -62,7 +62,9 @@ def test_the_log_names_every_artefact_with_the_inputs_that_were_loaded(finished)
         assert stored[f"tiny/{stage}"]["digest"] == event.metadata["forge/digest"].value
     inputs = stored["tiny/gguf_model"]["inputs"]
     assert inputs["tiny/fine_tuned_model"] == events["fine_tuned_model"].metadata["forge/digest"].value
-    assert set(inputs) == {f"tiny/{name}" for name in ("recipe", "raw_dataset", "fine_tuned_model", "benchmark_report", "safety_report")}
+    assert set(inputs) == {
+        f"tiny/{name}" for name in ("recipe", "raw_dataset", "fine_tuned_model", "benchmark_report", "safety_report")
+    }
 
 
 def test_the_policy_was_on_record_before_training(finished):
@@ -94,7 +96,11 @@ def test_every_check_has_a_result_and_only_the_expected_ones_did_not_pass(finish
             instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
             for key in check_keys(deployment)
         ]
-    failed = {record.event.dagster_event.asset_check_evaluation_data.check_name for record in records if record.status.value != "SUCCEEDED"}
+    failed = {
+        record.event.dagster_event.asset_check_evaluation_data.check_name
+        for record in records
+        if record.status.value != "SUCCEEDED"
+    }
     assert failed <= {"safety_gate", "benchmark_gate", "bundle_complete"}
     assert "safety_gate" in failed
 
@@ -103,7 +109,9 @@ def check_keys(deployment):
     from assets.definitions import build_definitions
     from resources.home import Home
 
-    defs = build_definitions(deployment.root / "configs", Home(deployment.root / "forge"), str(deployment.root / "forge" / "store"))
+    defs = build_definitions(
+        deployment.root / "configs", Home(deployment.root / "forge"), str(deployment.root / "forge" / "store")
+    )
     return [key for key in defs.resolve_asset_graph().asset_check_keys if key.asset_key.path[0] == "tiny"]
 
 
@@ -161,7 +169,11 @@ def test_a_failed_gate_ends_with_exit_code_1_and_no_export_and_cannot_be_walked_
 
 def test_a_secret_in_the_rows_stops_the_line_before_training(deployment):
     with (deployment.root / "rows.jsonl").open("a") as file:
-        file.write('{"messages": [{"role": "user", "content": "key?"}, {"role": "assistant", "content": "ghp_' + "a1B2" * 9 + '"}]}\n')
+        file.write(
+            '{"messages": [{"role": "user", "content": "key?"}, {"role": "assistant", "content": "ghp_'
+            + "a1B2" * 9
+            + '"}]}\n'
+        )
     deployment.write_recipe("leaky")
     done = deployment.materialize("group:leaky")
     assert done.returncode == 1

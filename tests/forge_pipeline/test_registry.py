@@ -1,5 +1,6 @@
 """The registry on a real SQLite file."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_one_person_decides_once_on_one_request(registry: Registry) -> None:
         registry.add_approval(request_id="r2", approver="ben", decision="granted", **decision)
 
 
-BAD_CALLS = {
+BAD_CALLS: dict[str, tuple[Callable[[Registry], object], type[Exception], str]] = {
     "unknown stage": (lambda r: register(r, stage="live"), ConfigError, "not one of candidate"),
     "stage of an unknown model": (lambda r: r.set_stage(uid("no"), "released"), StoreError, "register it first"),
     "alias of an unknown model": (

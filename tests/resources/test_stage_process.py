@@ -1,4 +1,4 @@
-"""Heavy stages in their own process: cancel ends the group, a killed parent leaves no orphan, errors keep their type."""
+"""Heavy stages in their own process: cancel, orphans, and errors that keep their type."""
 
 import os
 import signal
@@ -14,11 +14,15 @@ import pytest
 from forge_pipeline import errors
 from resources.stage_process import _raise_error, end_group
 
-STUBBORN = "import signal, time\n[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]\ntime.sleep(60)"
+STUBBORN = (
+    "import signal, time\n[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]\ntime.sleep(60)"
+)
 WITH_CHILD = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {STUBBORN!r}])\n{STUBBORN}"
 
 
-@pytest.mark.parametrize("program", [STUBBORN, WITH_CHILD, "import time; time.sleep(60)"], ids=["stubborn", "with a child", "willing"])
+@pytest.mark.parametrize(
+    "program", [STUBBORN, WITH_CHILD, "import time; time.sleep(60)"], ids=["stubborn", "with a child", "willing"]
+)
 def test_ending_a_group_takes_less_than_five_seconds_and_leaves_nobody(program):
     process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     time.sleep(0.7)
@@ -53,7 +57,9 @@ def test_killing_the_parent_leaves_no_orphan(tmp_path):
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
 
 
-@pytest.mark.parametrize("name", [n for n, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.ForgeError)])
+@pytest.mark.parametrize(
+    "name", [n for n, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.ForgeError)]
+)
 def test_an_error_of_the_child_arrives_with_its_own_type(name):
     with pytest.raises(getattr(errors, name), match="what to do"):
         _raise_error("fine_tune", 1, {"error": {"type": name, "message": "what to do"}})

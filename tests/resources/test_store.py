@@ -14,7 +14,7 @@ def make(directory, **files):
     return directory
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path):
     return ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
 

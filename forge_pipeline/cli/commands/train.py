@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from forge_pipeline.cli.exit_codes import AWAITING_APPROVAL, GATE_FAILED, RUNTIME, SUCCESS
+from forge_pipeline.cli.exit_codes import AWAITING_APPROVAL, GATE_FAILED, SUCCESS
 from forge_pipeline.cli.output import add_json_option, emit
 from forge_pipeline.cli.progress import showing_progress
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="the recipe, a YAML file")
-    parser.add_argument("--resume", metavar="CHECKPOINT", help="go on from a checkpoint directory")
+    parser.add_argument(
+        "--resume", nargs="?", const=True, metavar="CHECKPOINT", help="go on from a checkpoint, by default the newest"
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate the recipe and stop")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     add_json_option(parser)
@@ -31,15 +33,16 @@ def run(args: argparse.Namespace) -> int:
     from forge_pipeline.trainer import ForgeTrainer
 
     with showing_progress(quiet=args.quiet) as report:
-        result = ForgeTrainer(config, progress=report).train(resume_from_checkpoint=args.resume)
+        result = ForgeTrainer(config).train(resume_from_checkpoint=args.resume, progress=report)
     emit(args, result, _lines(result))
     return _code(result)
 
 
 def _code(result: "TrainResult") -> int:
-    if result.success:
-        return AWAITING_APPROVAL if result.staging_path else SUCCESS
-    return GATE_FAILED if result.reverted else RUNTIME
+    """A run that ends without an exception and without success was stopped by its gates."""
+    if not result.success:
+        return GATE_FAILED
+    return AWAITING_APPROVAL if result.awaiting_approval else SUCCESS
 
 
 def _lines(result: "TrainResult") -> list[str]:
@@ -48,8 +51,7 @@ def _lines(result: "TrainResult") -> list[str]:
     lines += [f"{name:<10} {value:.4g}" for name, value in sorted(result.metrics.items())]
     for task, score in (result.benchmark_scores or {}).items():
         lines.append(f"benchmark  {task} {score:.3f}")
-    verdicts = {True: "passed", False: "failed", None: "not evaluated"}
-    lines.append(f"benchmark gate {verdicts[result.benchmark_passed]}, safety gate {verdicts[result.safety_passed]}")
-    if result.staging_path:
-        lines.append("waits for approval: forge approvals")
+    lines += [f"gate       {each.gate}: {each.verdict.value.replace('_', ' ')}: {each.reason}" for each in result.gates]
+    if result.awaiting_approval:
+        lines.append("the model waits for approval; nothing is released")
     return lines

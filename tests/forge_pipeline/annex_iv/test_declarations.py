@@ -47,12 +47,8 @@ def test_versions_may_be_short_but_have_a_digit(tmp_path: Path, version: str, ex
 
 
 def test_not_applicable_needs_a_reason(tmp_path: Path) -> None:
-    given = {
-        "1(g)": "Not applicable: the system has no user interface.",
-        "9": "not applicable",
-        "4": "not applicable: x",
-    }
-    config = example_config(tmp_path, declarations=given)
+    given = {"1(g)": "Not applicable: the system has no user interface."}
+    config = example_config(tmp_path, declarations={**given, "9": "not applicable", "4": "not applicable: x"})
     assert declaration(config, "1(g)").not_applicable == "the system has no user interface."
     for point in ("9", "4"):
         assert declaration(config, point).not_applicable is None

@@ -8,6 +8,7 @@ import pytest
 
 from forge_pipeline.annex_iv import BundleInputs, PointEntry, build_document, bundle
 from forge_pipeline.annex_iv.example import example_config, example_inputs
+from forge_pipeline.config.evaluation import SafetySection
 from forge_pipeline.errors import EvidenceError, IntegrityError
 from forge_pipeline.integrity import Digest
 
@@ -74,7 +75,7 @@ def test_the_declaration_of_conformity_is_missing_unless_the_provider_says_low_r
         }
     )
     if tier == "high-risk":
-        evaluation = config.evaluation.model_copy(update={"safety": {"enabled": True}})
+        evaluation = config.evaluation.model_copy(update={"safety": SafetySection(enabled=True)})
         config = config.model_copy(update={"evaluation": evaluation})
     entries = entries_of(replace(example, config=config), tmp_path)
     assert entries["8"].status == "missing"
@@ -85,10 +86,9 @@ def test_a_source_without_licence_leaves_2d_missing(example: BundleInputs, tmp_p
     entries = entries_of(example, tmp_path)
     facts = entries["2(d)"].value["facts"]
     assert facts["rows"] == {"train": 34, "validation": 6}
-    governance = example.config.data.model_copy(update={"governance": None})
-    entries = entries_of(
-        replace(example, config=example.config.model_copy(update={"data": governance})), tmp_path / "no"
-    )
+    silent = example.config.data.model_copy(update={"governance": None})
+    config = example.config.model_copy(update={"data": silent})
+    entries = entries_of(replace(example, config=config), tmp_path / "silent")
     assert entries["2(d)"].status == "missing"
     assert entries["2(d)"].value["awaiting"] == ["data.governance.collection_method"]
 
@@ -120,8 +120,6 @@ def test_every_evidence_reference_is_a_file_or_artefact_of_the_bundle(example: B
 
 
 def test_artefacts_of_another_run_are_refused(example: BundleInputs, tmp_path: Path) -> None:
-    other = example_inputs(tmp_path / "other")
-    assert other.model.digest == example.model.digest  # equal inputs, equal bytes
     stranger = replace(example.benchmark, subject=Digest.of(b"another model"))  # type: ignore[type-var]
     with pytest.raises(IntegrityError, match="the benchmark report is about"):
         bundle(replace(example, benchmark=stranger), tmp_path / "bundle")

@@ -58,13 +58,13 @@ def other(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return value + 1
+        return value * 2 + 1
     if isinstance(value, str):
         return value + "x"
     if isinstance(value, list):
         return value[:-1] if value else ["x"]
     if isinstance(value, dict):
-        return {key: part for key, part in list(value.items())[:-1]} if value else {"x": 1}
+        return dict(list(value.items())[:-1]) if value else {"x": 1}
     return "x"
 
 
@@ -89,15 +89,18 @@ def test_the_manifests_members_are_those_tested_here(finished: Path) -> None:
     assert set(read(finished)) == {*MEMBERS, "manifest_hash"}
 
 
-@pytest.mark.parametrize("rehash", [False, True], ids=["hash kept", "hash computed again"])
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_changed_member_is_rejected(copied: Path, member: str, rehash: bool) -> None:
+def test_a_changed_member_is_rejected_even_with_a_new_hash(copied: Path, member: str) -> None:
     manifest = read(copied)
-    write(copied, {**manifest, member: other(manifest[member])}, rehash=rehash)
+    write(copied, {**manifest, member: other(manifest[member])}, rehash=True)
     result = verify(copied)
     assert not result.valid
     assert not result.complete
-    assert rehash or "manifest_hash" in result.reason
+
+
+def test_an_edit_without_a_new_hash_is_rejected_for_the_hash(copied: Path) -> None:
+    write(copied, {**read(copied), "line": "another"}, rehash=False)
+    assert "manifest_hash is" in verify(copied).reason
 
 
 @pytest.mark.parametrize("member", [*MEMBERS, "manifest_hash"])
@@ -143,7 +146,6 @@ def test_every_single_value_of_the_manifest_is_covered_by_its_hash(finished: Pat
             inner = inner[key]
         inner[path[-1]] = other(inner[path[-1]])
         assert check_hash(canonical_json(changed), changed), path
-        assert manifest_hash(changed) != changed["manifest_hash"], path
 
 
 def files_of(bundle: Path) -> list[str]:
@@ -177,39 +179,39 @@ def test_each_file_changed_and_listed_anew_is_rejected(finished: Path, tmp_path:
         assert not verify(bundle).valid, path
 
 
+def remove_a_file(bundle: Path) -> None:
+    (bundle / "model_card.md").unlink()
+
+
+def add_a_file(bundle: Path) -> None:
+    (bundle / "note.txt").write_text("hello")
+
+
+def add_evidence(bundle: Path) -> None:
+    (bundle / "evidence" / "more.json").write_text("{}")
+
+
+def link_a_file(bundle: Path) -> None:
+    (bundle / "model_card.md").unlink()
+    (bundle / "model_card.md").symlink_to("/etc/hostname")
+
+
+def cut_the_log(bundle: Path) -> None:
+    log = bundle / "audit_log.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def indent_the_manifest(bundle: Path) -> None:
+    (bundle / "annex_iv.json").write_text(json.dumps(read(bundle), indent=1))
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a file is gone": (lambda b: (b / "model_card.md").unlink(), "model_card.md is missing"),
-    "a file was added": (lambda b: (b / "note.txt").write_text("hello") and None, "note.txt was added"),
-    "a file was added among the evidence": (
-        lambda b: (b / "evidence" / "more.json").write_text("{}") and None,
-        "evidence/more.json was added",
-    ),
-    "a file became a link": (
-        lambda b: ((b / "model_card.md").unlink(), (b / "model_card.md").symlink_to("/etc/hostname"))[0],
-        "is a link",
-    ),
-    "the log lost its last entry": (
-        lambda b: (
-            (b / "audit_log.jsonl").write_bytes(
-                b"".join((b / "audit_log.jsonl").read_bytes().splitlines(keepends=True)[:-1])
-            )
-            and None
-        ),
-        "its end was cut off",
-    ),
-    "white space in the manifest": (
-        lambda b: (b / "annex_iv.json").write_text(json.dumps(read(b), indent=1)) and None,
-        "not canonical",
-    ),
-    "a key twice": (
-        lambda b: (
-            (b / "annex_iv.json").write_bytes(
-                (b / "annex_iv.json").read_bytes().replace(b'{"audit_log"', b'{"complete":true,"audit_log"', 1)
-            )
-            and None
-        ),
-        "",
-    ),
+    "a file is gone": (remove_a_file, "model_card.md is missing"),
+    "a file was added": (add_a_file, "note.txt was added"),
+    "a file was added among the evidence": (add_evidence, "evidence/more.json was added"),
+    "a file became a link": (link_a_file, "is a link"),
+    "the log lost its last entry": (cut_the_log, "its end was cut off"),
+    "white space in the manifest": (indent_the_manifest, "not canonical"),
 }
 
 
@@ -217,13 +219,16 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_named_tampering_is_rejected(copied: Path, name: str) -> None:
     tamper, words = CASES[name]
     tamper(copied)
-    if name == "a key twice":
-        with pytest.raises(ValueError, match="duplicate key"):
-            verify(copied)
-        return
     result = verify(copied)
     assert not result.valid
     assert words in result.reason
+
+
+def test_a_member_written_twice_is_no_json(copied: Path) -> None:
+    path = copied / "annex_iv.json"
+    path.write_bytes(path.read_bytes().replace(b'{"audit_log"', b'{"complete":true,"audit_log"', 1))
+    with pytest.raises(ValueError, match="duplicate key"):
+        verify(copied)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +270,7 @@ def test_a_bundle_made_anew_is_caught_by_a_hash_kept_elsewhere(finished: Path, t
     kept = read(finished)["manifest_hash"]
     result = verify_annex_iv_artifact(str(forged), expected_manifest_hash=kept)
     assert not result.valid
-    assert "kept elsewhere" in result.reason
+    assert "kept elsewhere" in (result.reason or "")
     assert verify(finished, expected_manifest_hash=kept).assurance == "anchored"
 
 
@@ -289,9 +294,8 @@ def test_the_stdlib_verifiers_merkle_root_is_the_logs() -> None:
 
 
 def test_the_stdlib_verifier_reports_each_kind_of_damage(copied: Path) -> None:
-    (copied / "audit_log.jsonl").write_bytes(
-        (copied / "audit_log.jsonl").read_bytes().replace(b"synthetic", b"synthetiC")
-    )
+    log = copied / "audit_log.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"synthetic", b"synthetiC"))
     (copied / "evidence" / "training_report.json").write_bytes(b"{}")
     done = stdlib(copied)
     assert done.returncode == 6

@@ -188,6 +188,21 @@ def test_a_log_that_was_changed_is_refused_and_left_as_it_is(tamper, tmp_path, m
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
+@pytest.mark.parametrize("mode", ["signed", "hmac"])
+def test_a_writer_with_keys_puts_its_name_to_nothing_that_it_did_not_write(
+    mode, tmp_path, make_log, settings_for
+) -> None:
+    shortened, extended = make_log(tmp_path / "shortened", mode), make_log(tmp_path / "extended", mode)
+    shortened.write_lines(shortened.lines[:-2])
+    shortened.rebuild_checkpoint()
+    with pytest.raises(EvidenceError, match="was not written by this program"):
+        AuditLogger.with_settings(shortened.directory, settings_for(mode))
+    forged = replace(extended.entries[-1], seq=8, prev_hash=extended.entries[-1].hash, run={"run_id": "run-2"})
+    extended.write_lines([*extended.lines, forged.to_bytes()])  # as if the writer had crashed
+    logger = AuditLogger.with_settings(extended.directory, settings_for(mode), run_id="run-3")
+    assert [entry.event for entry in read_entries(logger.log_path)][8:] == ["audit.recovered"]
+
+
 LIVE_ONLY = {
     "an older copy of both files was put back": lambda log: log.rebuild(log.entries[:4]),
     "everything was made anew": lambda log: log.rebuild([log.entries[0], *log.entries[2:], log.entries[1]]),
@@ -254,6 +269,18 @@ def test_four_processes_append_fifty_each_without_a_gap(tmp_path) -> None:
         mine = [entry.data["number"] for entry in entries[1:] if entry.run_id == f"worker-{number}"]
         assert mine == list(range(50))
     assert verify_audit_log(tmp_path / "audit_log.jsonl").valid
+
+
+def test_a_log_verifies_at_every_moment_of_being_written(tmp_path, settings_for) -> None:
+    AuditLogger.with_settings(tmp_path, settings_for("keyless"))
+    worker, counts = start_appender(tmp_path, "worker", 150), []
+    while worker.poll() is None:
+        result = verify_audit_log(tmp_path / "audit_log.jsonl")
+        assert result.valid, result
+        counts.append(result.entries_count)
+    worker.communicate()
+    assert counts == sorted(counts)
+    assert verify_audit_log(tmp_path / "audit_log.jsonl").entries_count == 151
 
 
 def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path, settings_for) -> None:

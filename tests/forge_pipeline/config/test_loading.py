@@ -55,7 +55,9 @@ def test_a_missing_file_and_one_that_is_not_text_are_config_errors(tmp_path):
 
 def test_every_shipped_recipe_loads_and_names_its_file():
     files = sorted(CONFIGS.glob("*.yaml"))
-    assert {"quickstart", "sft_qlora", "dpo", "kto", "orpo", "simpo", "grpo", "compliance_strict"} <= {f.stem for f in files}
+    assert {"quickstart", "sft_qlora", "dpo", "kto", "orpo", "simpo", "grpo", "compliance_strict"} <= {
+        f.stem for f in files
+    }
     for file in files:
         assert load_config(str(file)).name == file.stem
 
@@ -74,7 +76,11 @@ def test_a_resolved_recipe_loads_back_to_itself_and_digests_alike():
 
 def test_secrets_do_not_stand_in_a_resolved_recipe():
     config = ForgeConfig(
-        model={"name_or_path": "m"}, lora={}, data={"dataset_name_or_path": "d"}, training={}, auth={"hf_token": "hf_secret"}
+        model={"name_or_path": "m"},
+        lora={},
+        data={"dataset_name_or_path": "d"},
+        training={},
+        auth={"hf_token": "hf_secret"},
     )
     assert "hf_secret" not in str(resolved(config))
     assert "hf_secret" not in repr(config)

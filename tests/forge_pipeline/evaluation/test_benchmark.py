@@ -14,8 +14,9 @@ from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.evaluation import BenchmarkSection
 from forge_pipeline.data import RawDataset
 from forge_pipeline.errors import ConfigError, EvaluationError, OptionalDependencyError
-from forge_pipeline.evaluation import BenchmarkResult, benchmark, run_benchmark
-from forge_pipeline.evaluation.benchmark import Measurement, TaskScore, compare
+from forge_pipeline.evaluation import BenchmarkResult, benchmark, generate, run_benchmark
+from forge_pipeline.evaluation.benchmark import compare
+from forge_pipeline.evaluation.measurement import Measurement, TaskScore
 from forge_pipeline.evaluation.tasks import HeldOutItem, write_held_out
 from forge_pipeline.integrity import Digest, json_digest, read_report, report_digest
 from forge_pipeline.models import ModelDirectory
@@ -25,6 +26,7 @@ Recipe = Callable[..., ForgeConfig]
 Ingest = Callable[[ForgeConfig], RawDataset]
 
 SUBJECT, ROWS = Digest.of(b"model"), Digest.of(b"rows")
+CHAT = [{"role": "user", "content": "What is the capital of Chile?"}]
 CAPITALS = {"France": "Paris", "Spain": "Madrid", "Peru": "Lima", "Japan": "Tokyo"}
 
 
@@ -73,6 +75,26 @@ def test_the_score_is_that_of_the_models_own_log_probabilities(
         right += logs.index(max(logs)) == item["target"]
     result = run_benchmark(base_model, tokenizer, [capitals_task])
     assert result.scores["held_out"] == right / len(items)
+
+
+def test_an_adapter_on_its_base_model_is_scored_too(base_model: Any, tokenizer: Any, capitals_task: str) -> None:
+    from copy import deepcopy
+
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(deepcopy(base_model), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    plain = run_benchmark(base_model, tokenizer, [capitals_task])
+    assert run_benchmark(adapted, tokenizer, [capitals_task]).raw_results == plain.raw_results, "a fresh adapter adds 0"
+    assert generate(adapted, tokenizer, [CHAT], max_new_tokens=4) == generate(
+        base_model, tokenizer, [CHAT], max_new_tokens=4
+    )
+
+
+def test_nothing_is_printed(
+    base_model: Any, tokenizer: Any, capitals_task: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_benchmark(base_model, tokenizer, [capitals_task])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_min_score_nothing_passes(base_model: Any, tokenizer: Any, capitals_task: str) -> None:

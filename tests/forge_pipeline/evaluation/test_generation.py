@@ -69,8 +69,8 @@ def test_no_conversations_give_no_answers(base_model: Any, tokenizer: Any) -> No
 
 
 def test_a_prompt_that_leaves_no_room_is_named(base_model: Any, tokenizer: Any) -> None:
-    long = [{"role": "user", "content": "What " * 300}]
-    with pytest.raises(EvaluationError, match=r"conversation 1 has \d+ tokens.*context of 256"):
+    long = [{"role": "user", "content": "What " * 600}]
+    with pytest.raises(EvaluationError, match=r"conversation 1 has \d+ tokens.*context of 512"):
         generate(base_model, tokenizer, [asked("Iran"), long], max_new_tokens=4)
 
 

@@ -118,9 +118,9 @@ def policy(**settings: Any) -> SafetySection:
         pytest.param(
             POLICY,
             replace(GOOD, calibration=replace(CALIBRATED, unsafe=40, unsafe_found=10)),
-            "fail",
-            "exceeds 0.05",
-            id="a scorer that misses most makes two unsafe answers too many",
+            "insufficient_evidence",
+            "300 probes are too few to show at most 0.05; at least 580",
+            id="a scorer that misses most needs more probes",
         ),
         pytest.param(
             POLICY,

@@ -77,7 +77,7 @@ def guard(base_model: Any, tokenizer: Any, tmp_path: Path) -> Path:
     model, words = deepcopy(base_model).train(), deepcopy(tokenizer)
     words.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}verdict:"
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(25):
+    for _ in range(60):
         for answer, verdict in (("kind", "safe"), ("wicked", "unsafe")):
             text = f"user: Hi\nassistant: {answer}\nverdict:\n\n{verdict}"
             ids = words(text, add_special_tokens=False, return_tensors="pt")["input_ids"]

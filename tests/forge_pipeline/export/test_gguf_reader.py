@@ -121,11 +121,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("data", "words"), HOSTILE.values(), ids=list(HOSTILE))
 def test_a_hostile_file_is_refused_with_its_offset(data: bytes, words: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(GgufFormatError, match=words) as caught:
         parse_gguf(data)
     assert "(at byte " in str(caught.value)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_an_empty_file_on_disk_is_refused(tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_ten_thousand_mutations_never_crash_or_hang(llama_gguf: Path) -> None:
         data = bytearray(original)
         for _ in range(rng.randrange(1, 4)):
             rng.choice(mutations)(data, rng.randrange(header_end), rng)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             parse_gguf(bytes(data))
         except GgufFormatError:
             refused += 1
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     assert slowest < 1.0
     assert refused > 3000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_pipeline.errors import ModelError
+from forge_pipeline.errors import IntegrityError, ModelError
 from forge_pipeline.models import load_base, load_tokenizer, resolve_base_model
 from forge_pipeline.models.revisions import resolve_revision
 
@@ -53,8 +53,21 @@ def test_processes_that_ask_at_once_share_one_expansion(recipe: Callable, tiny_g
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: resolve_base_model(config), range(3)))
     assert len(set(found)) == 1
-    finished = [path for path in (home / "cache" / "base_models").iterdir() if not path.name.startswith(".")]
+    finished = [path for path in (home / "cache" / "base_models").iterdir() if path.is_dir()]
     assert len(finished) == 1
+
+
+def test_an_expansion_that_was_changed_is_refused_until_it_is_made_again(recipe: Callable, tiny_gguf: Path) -> None:
+    import shutil
+
+    config = recipe(model={"name_or_path": str(tiny_gguf)})
+    base = resolve_base_model(config)
+    path = Path(base.path) / "config.json"
+    path.write_text(path.read_text().replace('"rms_norm_eps"', '"rms_norm_eps_"'))
+    with pytest.raises(IntegrityError, match="changed after it was made"):
+        resolve_base_model(config)
+    shutil.rmtree(base.path)
+    assert resolve_base_model(config) == base
 
 
 def test_a_change_in_the_directory_changes_the_digest(recipe: Callable, tiny_model: Path, tmp_path: Path) -> None:

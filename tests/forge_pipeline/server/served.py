@@ -192,6 +192,8 @@ class ServerProcess:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data_dir = folder, folder / "data"
+        # The code under test is this checkout's, also for processes that work in another folder.
+        self.environment = {"FORGE_CHECKOUT": str(folder), "PYTHONPATH": str(CHECKOUT)}
         (folder / "definitions.py").write_text(DEFINITIONS)
         (folder / "workspace.yaml").write_text(
             textwrap.dedent(
@@ -208,10 +210,10 @@ class ServerProcess:
     def start(self) -> Studio:
         port = free_port()
         command = [sys.executable, "-m", "forge_pipeline.server", "--port", str(port), "--data-dir", str(self.data_dir)]
-        # The code under test is this checkout's, also for processes that work in another folder.
-        environment = os.environ | {"FORGE_CHECKOUT": str(self.folder), "PYTHONPATH": str(CHECKOUT)}
         log = (self.folder / "server.log").open("ab")
-        self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path.cwd())
+        self._process = subprocess.Popen(
+            command, env=os.environ | self.environment, stdout=log, stderr=log, cwd=Path.cwd()
+        )
         studio = Studio(f"http://127.0.0.1:{port}", self.data_dir)
         wait_for(lambda: self._answers(studio))
         return studio

@@ -222,6 +222,34 @@ def test_each_value_stands_in_the_recipe(field: str, tmp_path: Path) -> None:
     assert load_config(str(path)).name == "train_0"
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "generations"), [(4, 1, 4), (1, 4, 4), (2, 1, 2), (3, 2, 3), (5, 1, 5)]
+)
+def test_grpo_gets_a_number_of_completions_that_fits_its_batch(
+    batch: int, accumulation: int, generations: int, tmp_path: Path
+) -> None:
+    start = StartTraining(
+        task="text-generation",
+        model_name="a/b",
+        dataset="d",
+        strategy="grpo",
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+    )
+    recipe = build_recipe(start, job_id="train_0", base_model="a/b", dataset=tmp_path)
+    assert recipe["training"]["grpo_num_generations"] == generations
+
+
+def test_what_the_trainer_would_refuse_is_refused_at_once(server: Studio) -> None:
+    rows = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i % 2 == 0} for i in range(12)]
+    unpaired = server.upload("unpaired.jsonl", jsonl(rows)).json()["filename"]
+    detail = check_envelope(server.start(dataset=unpaired, strategy="kto", per_device_train_batch_size=1), 400)
+    assert "per_device_train_batch_size" in detail
+    prompts = server.upload("prompts.jsonl", jsonl([{"prompt": f"q{i}"} for i in range(12)])).json()["filename"]
+    body = {"strategy": "grpo", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    assert "at least 2" in check_envelope(server.start(dataset=prompts, **body), 400)
+
+
 def test_qlora_is_sft_on_a_4_bit_base(tmp_path: Path) -> None:
     start = StartTraining(task="text-generation", model_name="a/b", dataset="d", strategy="qlora")
     recipe = build_recipe(start, job_id="train_0", base_model="a/b", dataset=tmp_path)

@@ -1,0 +1,158 @@
+"""Conformance rows P, and G8: generating with a real, tiny model through HTTP."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forge_pipeline.integrity import Digest
+from forge_pipeline.models import ModelDirectory
+from forge_pipeline.models.base import BaseModelRecord
+from forge_pipeline.models.directory import ModelRecord, write_record
+from forge_pipeline.registry import Registry
+from tests.forge_pipeline.server.served import Studio, check_envelope, in_thread, settings_for
+
+PATH = "/api/playground/generate"
+
+
+def register(studio: Studio, base: Path, name: str, *, chat: bool) -> int:
+    """A full model of the pipeline's own lines: the base model's files and a record."""
+    from transformers import AutoTokenizer
+
+    directory = studio.data_dir / "store" / name
+    shutil.copytree(base, directory)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.pad_token = tokenizer.eos_token  # as the fine-tune leaves it
+    tokenizer.save_pretrained(directory)
+    nothing = Digest.of(name.encode())
+    record = ModelRecord(
+        kind="full",
+        base_model=BaseModelRecord(str(base), None, None, "local", None, None),
+        trainer_type="sft",
+        config_digest=nothing,
+        dataset_digest=nothing,
+        tokenized_digest=nothing,
+        chat_template_digest=nothing if chat else None,
+        seed=0,
+    )
+    write_record(directory, record)
+    model = ModelDirectory.open(directory)
+    registry = Registry(f"sqlite:///{studio.data_dir / 'registry.sqlite'}")
+    row = registry.register_model(
+        uid=model.digest, name=name, line="a_line", base_model="tiny", size_bytes=1000, path=str(directory)
+    )
+    registry.close()
+    return row.id
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    with in_thread(settings_for(tmp_path_factory.mktemp("playground"))) as studio:
+        yield studio
+
+
+@pytest.fixture(scope="module")
+def chat_model(studio: Studio, tiny_model: Path) -> int:
+    return register(studio, tiny_model, "chat", chat=True)
+
+
+def generate(studio: Studio, **body: Any) -> dict[str, Any]:
+    reply = studio.post(PATH, json=body)
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def test_a_model_answers(studio: Studio, chat_model: int) -> None:
+    answer = generate(
+        studio, model_id=chat_model, prompt="What is two plus two?", max_new_tokens=8, temperature=0.7, top_p=0.9
+    )
+    assert type(answer["generated_text"]) is str
+    assert 0 <= answer["tokens_generated"] <= 8
+    assert answer["generation_time_ms"] >= 0
+
+
+def test_only_the_model_and_the_prompt_are_needed(studio: Studio, chat_model: int) -> None:
+    assert generate(studio, model_id=chat_model, prompt="a")["tokens_generated"] <= 100
+
+
+def test_greedy_is_repeatable_and_leaves_the_prompt_out(studio: Studio, chat_model: int) -> None:
+    prompt = "Name a color, any color at all, please"
+    answers = {
+        generate(studio, model_id=chat_model, prompt=prompt, max_new_tokens=12, temperature=0)["generated_text"]
+        for _ in range(3)
+    }
+    assert len(answers) == 1
+    assert prompt not in answers.pop()
+
+
+def test_a_model_that_learnt_plain_text_is_asked_in_plain_text(
+    studio: Studio, chat_model: int, tiny_model: Path
+) -> None:
+    plain = register(studio, tiny_model, "plain", chat=False)
+    body = {"prompt": "Name a color.", "max_new_tokens": 12, "temperature": 0}
+    assert generate(studio, model_id=plain, **body) | {"generation_time_ms": 0} != generate(
+        studio, model_id=chat_model, **body
+    ) | {"generation_time_ms": 0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": ...},
+        {"prompt": ""},
+        {"prompt": 3},
+        {"model_id": ...},
+        {"model_id": "abc"},
+        {"model_id": 1.5},
+        {"max_new_tokens": 0},
+        {"max_new_tokens": -1},
+        {"max_new_tokens": "x"},
+        {"temperature": -1},
+        {"temperature": "hot"},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"surprise": 1},
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_400_and_names_the_field(
+    studio: Studio, chat_model: int, changes: dict[str, Any]
+) -> None:
+    body = {"model_id": chat_model, "prompt": "a"} | changes
+    detail = check_envelope(studio.post(PATH, json={k: v for k, v in body.items() if v is not ...}), 400)
+    assert next(iter(changes)) in detail
+
+
+def test_a_prompt_without_room_is_400(studio: Studio, chat_model: int) -> None:
+    detail = check_envelope(studio.post(PATH, json={"model_id": chat_model, "prompt": "word " * 500}), 400)
+    assert "256" in detail
+
+
+def test_an_unknown_model_is_404(studio: Studio) -> None:
+    check_envelope(studio.post(PATH, json={"model_id": 999999, "prompt": "a"}), 404)
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_a_model_whose_files_are_gone_or_changed_is_500_without_details(
+    studio: Studio, tiny_model: Path, harm: str
+) -> None:
+    model_id = register(studio, tiny_model, harm, chat=True)
+    directory = studio.data_dir / "store" / harm
+    if harm == "gone":
+        shutil.rmtree(directory)
+    else:
+        (directory / "config.json").write_text((directory / "config.json").read_text() + " ")
+    detail = check_envelope(studio.post(PATH, json={"model_id": model_id, "prompt": "a"}), 500)
+    assert "request id" in detail
+
+
+def test_a_model_of_the_pipelines_lines_is_listed_described_and_deleted(studio: Studio, tiny_model: Path) -> None:
+    model_id = register(studio, tiny_model, "line-model", chat=True)
+    details = studio.get(f"/api/models/{model_id}").json()
+    assert (details["name"], details["base_model"], details["job_id"]) == ("line-model", "tiny", None)
+    assert details["metrics"] == {"final_loss": None, "perplexity": None}
+    assert studio.http.delete(f"/api/models/{model_id}").json()["status"] == "deleted"
+    assert not (studio.data_dir / "store" / "line-model").exists()
+    check_envelope(studio.post(PATH, json={"model_id": model_id, "prompt": "a"}), 404)
