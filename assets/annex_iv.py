@@ -17,7 +17,7 @@ from forge_pipeline.export import GgufModel
 from forge_pipeline.models import ModelDirectory
 from resources.environment import environment
 from resources.evidence import AuditLogResource
-from resources.history import materialization_records
+from resources.history import materialization_records, training_usage
 from resources.settings import DeploymentResource
 
 
@@ -62,7 +62,7 @@ def build_annex_iv_bundle(line: Line) -> dg.AssetsDefinition:
                 materializations=materialization_records(context, deployment.store, line.name),
                 environment=environment(),
                 generated_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-                parent=None,
+                usage=training_usage(context, line.key("fine_tuned_model")),
             ),
             deployment.work_directory(context),
         )

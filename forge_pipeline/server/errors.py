@@ -113,7 +113,7 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
 
 def _words(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
-        return f"There is nothing at {request.url.path}. The paths are listed at /docs."
+        return f"There is nothing at {request.url.path}. The paths are listed in /openapi.json."
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{request.url.path} does not take {request.method}; it takes {allowed}."

@@ -213,6 +213,9 @@ def end_marked(mark: str) -> None:
     deadline = time.monotonic() + _GRACE
     asked: set[int] = set()
     while pids := _marked(mark):
+        if time.monotonic() > deadline + _GRACE:  # not even SIGKILL ends a process that hangs in the kernel
+            _log.error("processes %s of %s could not be ended", sorted(pids), mark)
+            return
         sign = signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM
         for pid in pids if sign is signal.SIGKILL else pids - asked:
             with contextlib.suppress(ProcessLookupError):

@@ -9,7 +9,6 @@ Two runs into one output at a time are not supported.
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,13 +79,14 @@ class SyntheticDataGenerator:
             progress: Told after each prompt.
 
         Raises:
-            ConfigError: A seed, the key or the teacher is missing.
+            ConfigError: A seed, the key or the teacher is missing, or the output holds other rows.
             DataError: Fewer than `min_success_rate` of the prompts are answered. The answers are kept.
         """
         started = time.monotonic()
         section, output = self._section, Path(output_path or self._section.output_file)
         prompts = seed_prompts(section)
-        answered = _answered(output)
+        wanted = {request_digest(section, prompt) for prompt in prompts}
+        answered = _answered(output, wanted)
         missing = [prompt for prompt in prompts if request_digest(section, prompt) not in answered]
         errors: list[str] = []
         if missing:
@@ -139,7 +139,8 @@ class SyntheticDataGenerator:
                 progress(
                     Progress("synthetic", done, len(missing), f"{done - len(errors)} answered, {len(errors)} failed")
                 )
-                if done >= _ENOUGH_TO_JUDGE and len(errors) > self._section.sanity_failure_rate * done < len(missing):
+                too_many = len(errors) > self._section.sanity_failure_rate * done
+                if too_many and _ENOUGH_TO_JUDGE <= done < len(missing):
                     errors.append(
                         f"stopped after {done} of {len(missing)} prompts: {len(errors)} failed, more than "
                         f"synthetic.sanity_failure_rate ({self._section.sanity_failure_rate:.0%}) allows"
@@ -190,20 +191,35 @@ def _partial(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial")
 
 
-def _answered(output: Path) -> dict[str, Row]:
-    """Rows of the output and of an unfinished run, by request digest. Foreign and torn lines are left out."""
-    rows = (row for path in (output, _partial(output)) if path.is_file() for row in _rows_in(path))
-    return {row["synthetic"]["request_digest"]: row for row in rows}
+def _answered(output: Path, wanted: set[str]) -> dict[str, Row]:
+    """Rows of the output and of an unfinished run, by request digest.
+
+    Raises:
+        ConfigError: One of the files holds something else, which writing would destroy.
+    """
+    found: dict[str, Row] = {}
+    for path in (output, _partial(output)):
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
+        if path != output:
+            lines = lines[:-1]  # a kill may have cut the last line short; a whole line ends with a line feed
+        rows = [_row_in(line) for line in lines if line.strip()]
+        strangers = sum(row is None or row["synthetic"]["request_digest"] not in wanted for row in rows)
+        if strangers:
+            raise ConfigError(
+                f"synthetic.output_file: {path} holds {strangers} row(s) that this recipe does not ask for, and is "
+                "never overwritten; choose another output_file or move it away"
+            )
+        found |= {row["synthetic"]["request_digest"]: row for row in rows if row}
+    return found
 
 
-def _rows_in(path: Path) -> Iterator[Row]:
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-            _ = row["synthetic"]["request_digest"]
-        except (ValueError, LookupError, TypeError):
-            continue
-        yield row
+def _row_in(line: bytes) -> Row | None:
+    """The row in a line that this module wrote, else None."""
+    try:
+        row: Row = json.loads(line)
+        return row if isinstance(row["synthetic"]["request_digest"], str) else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _lines(rows: Any) -> bytes:
@@ -211,6 +227,6 @@ def _lines(rows: Any) -> bytes:
 
 
 def _publish(output: Path, rows: list[Row]) -> None:
-    """Put the finished file in place. Rows of an earlier recipe that are no longer asked for are not in it."""
+    """Put the finished file in place."""
     atomic.write_file(output, _lines(rows))
     _partial(output).unlink(missing_ok=True)

@@ -168,7 +168,7 @@ def _not_blank(content: Any) -> str:
 
 
 class LocalTeacher:
-    """A model loaded here with transformers; greedy at temperature 0, else sampled with a fixed seed for each prompt."""
+    """A model loaded here with transformers; greedy at temperature 0, else sampled with one seed for every prompt."""
 
     def __init__(self, config: "ForgeConfig", section: SyntheticSection) -> None:
         from forge_pipeline.models import load_base
@@ -209,7 +209,7 @@ class LocalTeacher:
 
 
 class FileTeacher:
-    """Answers that somebody wrote already: rows with a prompt and a response, in `teacher_model` or else `seed_file`."""
+    """Answers written already: rows with a prompt and a response, in the file `teacher_model` or else `seed_file`."""
 
     def __init__(self, section: SyntheticSection) -> None:
         name = section.teacher_model or section.seed_file

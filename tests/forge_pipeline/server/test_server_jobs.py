@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.forge_pipeline.server.served import ServerProcess, Studio, check_envelope, wait_for
+from tests.forge_pipeline.server.served import ServerProcess, Studio, check_envelope, in_thread, settings_for, wait_for
 
 STATUS_KEYS = {
     "status": str,
@@ -59,13 +59,16 @@ def running(studio: Studio) -> Iterator[dict[str, Any]]:
     studio.post("/api/stop_training")
 
 
-def test_a_fresh_server_is_idle_with_every_key_there(studio: Studio) -> None:
-    status = studio.status()
-    check_status(status)
-    assert (status["status"], status["progress"], status["total_steps"], status["loss"]) == ("idle", 0, 0, None)
-    assert studio.get("/api/models").json() == {"models": []}
-    assert studio.get("/api/models", follow_redirects=False).status_code == 200
-    check_envelope(studio.post("/api/stop_training"), 409)
+def test_a_fresh_server_is_idle_with_every_key_there(tmp_path: Path) -> None:
+    with in_thread(settings_for(tmp_path)) as fresh:
+        status = fresh.status()
+        check_status(status)
+        assert (status["status"], status["progress"], status["total_steps"], status["loss"]) == ("idle", 0, 0, None)
+        with watching(fresh) as socket:
+            assert json.loads(socket.recv(timeout=2)) == status
+        assert fresh.get("/api/models").json() == {"models": []}
+        assert fresh.get("/api/models", follow_redirects=False).status_code == 200
+        check_envelope(fresh.post("/api/stop_training"), 409)
 
 
 def test_a_job_from_start_to_model(studio: Studio) -> None:
