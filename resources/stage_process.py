@@ -106,6 +106,7 @@ class StageProcess(dg.ConfigurableResource[Any]):
                 "FORGE_HOME": self.home,
                 "FORGE_LIFELINE_FD": str(lifeline),
             }
+            environment.setdefault("OMP_NUM_THREADS", str(free_cores()))
             try:
                 process = subprocess.Popen(
                     command, env=environment, start_new_session=True, pass_fds=[lifeline], stdin=subprocess.DEVNULL
@@ -120,6 +121,18 @@ class StageProcess(dg.ConfigurableResource[Any]):
             finally:
                 os.close(lifeline)
                 os.close(parent_end)
+
+
+def free_cores() -> int:
+    """Cores that are idle now, at least one.
+
+    OpenMP threads spin while they wait for each other: on a core that somebody else uses, a second thread makes
+    a training step slower than one thread alone. The weights are the same bits whatever the number of threads.
+    """
+    import psutil
+
+    busy = psutil.cpu_percent(interval=0.3) / 100
+    return max(1, round((os.cpu_count() or 1) * (1 - busy)))
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:

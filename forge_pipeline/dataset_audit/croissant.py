@@ -1,8 +1,9 @@
 """Croissant 1.0: a JSON-LD card that says which files a dataset has and what their columns are.
 
 Format: http://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html. Files carry
-sha256 and size; a record set stands for a split. What only a person knows (licence,
-citation, creator) is left for a person to add.
+sha256 and size; a record set stands for the rows of one file. What only a person knows
+(licence, citation, version) is left for a person to add. Columns that hold lists or
+objects are named like the others, as text; what lies inside them is not described.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ _CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -43,6 +45,7 @@ _CONTEXT: dict[str, Any] = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",

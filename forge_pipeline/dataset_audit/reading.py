@@ -11,6 +11,7 @@ it is counted, not raised.
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -122,7 +123,7 @@ def plan(splits: dict[str, tuple[Path, ...]]) -> list[Shard]:
 
 def _shards(path: Path, split: str) -> Iterator[Shard]:
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
+        with _parquet(path) as file:
             for group in range(file.num_row_groups):
                 yield Shard(path, split, group, group + 1)
     elif path.suffix in _JSONL and not _is_array(path):
@@ -163,15 +164,21 @@ def read_blocks(shard: Shard) -> Iterator[Block]:
 
 
 def _parquet_blocks(shard: Shard) -> Iterator[Block]:
+    with _parquet(shard.path) as file:
+        encoded = tuple(json_columns(file.schema_arrow))
+        names = tuple(file.schema_arrow.names)
+        groups = list(range(shard.start, shard.stop))
+        for batch in file.iter_batches(batch_size=BLOCK_ROWS, row_groups=groups):
+            yield Block(batch.num_rows, names, pa.Table.from_batches([batch]), json_columns=encoded)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(shard.path) as file:
-            encoded = tuple(json_columns(file.schema_arrow))
-            names = tuple(file.schema_arrow.names)
-            groups = range(shard.start, shard.stop)
-            for batch in file.iter_batches(batch_size=BLOCK_ROWS, row_groups=list(groups)):
-                yield Block(batch.num_rows, names, pa.Table.from_batches([batch]), json_columns=encoded)
+        with pq.ParquetFile(path) as file:
+            yield file
     except pa.ArrowException as error:
-        raise DataError(f"{shard.path}: not readable as Parquet: {error}") from error
+        raise DataError(f"{path}: not readable as Parquet: {error}") from error
 
 
 def _row_blocks(path: Path) -> Iterator[Block]:

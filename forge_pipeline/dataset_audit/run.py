@@ -147,8 +147,16 @@ def audit_dataset(
     return report
 
 
-def audit_path(source: Path, options: AuditOptions, *, progress: Report = silent) -> AuditReport:
+def audit_path(
+    source: Path, options: AuditOptions, *, name: str | None = None, progress: Report = silent
+) -> AuditReport:
     """The report on a file or directory, without time and place.
+
+    Args:
+        source: The file or directory.
+        options: What to look for, and how.
+        name: The dataset's name on its Croissant card; the source's own unless it is given.
+        progress: Told after each shard.
 
     Raises:
         As `audit_dataset`.
@@ -183,7 +191,7 @@ def audit_path(source: Path, options: AuditOptions, *, progress: Report = silent
         },
         secrets_summary=_counts(findings, secret_scan.FAMILIES, placeholders=False),
         quality_summary=_quality_summary(scans.values()) if options.enable_quality_filter else {},
-        croissant=_croissant(source, files, scans) if options.emit_croissant else {},
+        croissant=_croissant(name or source.stem, files, scans) if options.emit_croissant else {},
         notes=tuple(_notes(scans, findings, repeats.pairs.complete)),
         findings=findings,
         dataset_digest=_dataset_digest(source, files),
@@ -308,8 +316,8 @@ def _quality_summary(scans: Any) -> dict[str, Any]:
     }
 
 
-def _croissant(source: Path, files: Sequence[DataFile], scans: Mapping[str, ShardScan]) -> dict[str, Any]:
-    return card(source.stem, files, {split: scan.columns for split, scan in scans.items()})
+def _croissant(name: str, files: Sequence[DataFile], scans: Mapping[str, ShardScan]) -> dict[str, Any]:
+    return card(name, files, {split: scan.columns for split, scan in scans.items()})
 
 
 def _notes(scans: Mapping[str, ShardScan], findings: Sequence[RowFinding], complete: bool) -> list[str]:

@@ -54,9 +54,7 @@ def audit_raw_dataset(
         emit_croissant=section.emit_croissant,
         workers=section.workers,
     )
-    report = audit_path(dataset.path, options, progress=progress)
-    if report.croissant:
-        report = replace(report, croissant={**report.croissant, "name": config.name})
+    report = audit_path(dataset.path, options, name=config.name, progress=progress)
     contamination = find_contamination(benchmark_texts, dataset.path / "train.parquet") if benchmark_texts else None
     return replace(
         report,

@@ -138,9 +138,10 @@ def _walk(value: Any, pattern: str, positions: tuple[int, ...]) -> Iterator[tupl
 
 
 def row_texts(strings: list[Strings], row_count: int) -> pa.StringArray:
-    """What each row says: its text columns in reading order, joined by line feeds, or else all its strings.
+    """What each row says: its text columns, joined by line feeds, or else all its strings.
 
-    Roles, ids and the like do not count. A row without text is "".
+    Columns come by name and messages in their order, so rows that say the same have the same text whatever the order
+    of their keys. Roles, ids and the like do not count. A row without text is "".
     """
     saying = [item for item in strings if not _is_label(item.pattern)]
     texts = _joined([item for item in saying if _is_text_column(item.pattern)], row_count)
@@ -155,18 +156,24 @@ def _is_label(pattern: str) -> bool:
 
 
 def _is_text_column(pattern: str) -> bool:
-    return pattern.replace("[*]", "").split(".", 1)[0].lower() in _TEXT_COLUMNS
+    return _root(pattern).lower() in _TEXT_COLUMNS
+
+
+def _root(pattern: str) -> str:
+    """The column that a path pattern begins with."""
+    return pattern.replace("[*]", "").split(".", 1)[0]
 
 
 def _joined(strings: list[Strings], row_count: int) -> pa.StringArray:
     if not strings:
         return pa.array([""] * row_count, pa.string())
-    roots = list(dict.fromkeys(item.pattern.split("[*]")[0] for item in strings))
-    rows = np.concatenate([item.rows for item in strings])
+    strings = sorted(strings, key=lambda item: item.pattern)
+    roots = sorted({_root(item.pattern) for item in strings})
     sizes = [len(item.rows) for item in strings]
-    root = np.repeat([roots.index(item.pattern.split("[*]")[0]) for item in strings], sizes)
+    rows = np.concatenate([item.rows for item in strings])
+    root = np.repeat([roots.index(_root(item.pattern)) for item in strings], sizes)
     first = np.concatenate([item.positions[0] if item.positions else np.zeros(len(item.rows), int) for item in strings])
-    order = np.lexsort((np.repeat(np.arange(len(strings)), sizes), first, root, rows))
+    order = np.lexsort((first, root, rows))  # stable: by pattern where all these are equal
     texts = pa.concat_arrays([item.texts for item in strings]).take(pa.array(order))
     offsets = np.searchsorted(rows[order], np.arange(row_count + 1)).astype(np.int32)
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), "\n")

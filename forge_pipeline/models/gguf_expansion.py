@@ -8,10 +8,11 @@ the transformers version. Processes that ask at the same time wait for one of th
 
 The weights are stored in bfloat16. A recipe trains against bfloat16 weights and folds
 the adapter in float32: with bfloat16 on disk both see the *same* base, bit for bit, and
-it is half the size (269 MB instead of 538 MB for SmolLM2-135M). Rounding a dequantized
-4-bit weight, one of 16 levels of its block, to 8 significant bits costs little beside
-the quantization itself; the expansion, not the file it came from, is the base model
-that everything afterwards is compared with.
+it is half the size (269 MB instead of 538 MB for SmolLM2-135M). What the rounding costs,
+measured on that model's Q4_1 file against its float32 expansion over 2,040 tokens: mean
+KL 1.2e-4, same most likely token at 99.8 % of the positions; computing in bfloat16, as
+training does anyway, costs 2.3e-3 and 97.0 %. The expansion, not the file it came from,
+is the base model that everything afterwards is compared with.
 """
 
 import logging
@@ -33,7 +34,7 @@ from forge_pipeline.models.writing import write_full_model, write_tokenizer
 
 _log = logging.getLogger(__name__)
 _DTYPE = "bfloat16"
-_LAYOUT = 1  # raised when the written files change their form
+_LAYOUT = 2  # raised when the written files change their form
 _MAX_GROWTH = 6  # bfloat16 bytes per byte of a GGUF file; a 2-bit file grows most
 
 
@@ -94,10 +95,35 @@ def _expand(gguf_file: Path, destination: Path) -> None:
                 f"{gguf_file}: transformers cannot load this GGUF file ({type(error).__name__}: {error}); "
                 "expected a causal language model of an architecture it knows, with its tokenizer inside"
             ) from error
+        _restore_splitting(tokenizer, gguf_file)
         write_full_model(model, staging)
         write_tokenizer(tokenizer, staging)
         write_file(digest_file(destination), Manifest.of_directory(staging).digest.encode())
     _log.info("expanded %s in %.1f s", gguf_file.name, time.monotonic() - started)
+
+
+def _restore_splitting(tokenizer: Any, gguf_file: Path) -> None:
+    """Give the tokenizer back the rules by which its model splits text before byte pairs are merged.
+
+    transformers 5.23 drops ``tokenizer.ggml.pre`` and falls back to GPT-2's rules. For SmolLM2, which splits
+    numbers into digits, blanks before a number then come out as other tokens than the model was trained on.
+    """
+    import gguf
+    from tokenizers import pre_tokenizers
+
+    field = gguf.GGUFReader(str(gguf_file)).get_field("tokenizer.ggml.pre")
+    name = field.contents() if field else None
+    if name == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    elif name not in (None, "default", "gpt-2"):
+        _log.warning(
+            "%s splits text by the rules %r, which transformers does not restore from a GGUF file; "
+            "numbers and blanks may be tokenized otherwise than the model expects",
+            gguf_file.name,
+            name,
+        )
 
 
 def _check_space(gguf_file: Path, cache_dir: Path) -> None:

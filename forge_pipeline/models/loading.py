@@ -63,7 +63,7 @@ def load_tuned(
     device = pick_device()
     name = choose_dtype(config, device, dtype)
     if record.kind == "full":
-        tuned = _from_pretrained(config, str(model.path), None, dtype=name)
+        tuned = _from_pretrained(config, str(model.path), dtype=name)
         return tuned.to(device).eval(), load_saved_tokenizer(model)
     base = resolve_base_model(config)
     check_same_base(model, base)
@@ -114,7 +114,8 @@ def load_weights(
 ) -> "PreTrainedModel":
     """`base` as transformers loads it. Quantized weights lie on the device already, others on the CPU."""
     placement = {"quantization_config": quantization, "device_map": {"": device}} if quantization is not None else {}
-    return _from_pretrained(config, base.path, base.revision, dtype=dtype, **placement)
+    source = _from_hub(config, base) if base.source == "hub" else {}
+    return _from_pretrained(config, base.path, dtype=dtype, **placement, **source)
 
 
 def load_saved_tokenizer(model: ModelDirectory) -> "PreTrainedTokenizerBase":
@@ -147,10 +148,8 @@ def _tokenizer_at(config: ForgeConfig, base: BaseModel) -> "PreTrainedTokenizerB
     try:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
             base.path,
-            revision=base.revision,
-            token=hub_token(config),
             trust_remote_code=config.model.trust_remote_code,
-            local_files_only=is_offline(config),
+            **(_from_hub(config, base) if base.source == "hub" else {"local_files_only": True}),
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{base.name_or_path}: its tokenizer cannot be loaded: {error}") from error
@@ -177,19 +176,21 @@ def _chat_template(value: str) -> str:
         raise ModelError(f"model.chat_template: {value} cannot be read as UTF-8 text: {error}") from error
 
 
-def _from_pretrained(config: ForgeConfig, path: str, revision: str | None, **options: Any) -> "PreTrainedModel":
+def _from_hub(config: ForgeConfig, base: BaseModel) -> dict[str, Any]:
+    """How a Hub id is fetched: at the commit that was recorded, with the token, or from the cache alone."""
+    return {"revision": base.revision, "token": hub_token(config), "local_files_only": is_offline(config)}
+
+
+def _from_pretrained(config: ForgeConfig, path: str, **options: Any) -> "PreTrainedModel":
     transformers = require("transformers", extra="train", purpose="Models")
     attention = config.model.attn_implementation
     with quiet_libraries():
         try:
             model: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
                 path,
-                revision=revision,
-                token=hub_token(config),
                 trust_remote_code=config.model.trust_remote_code,
-                local_files_only=is_offline(config),
                 attn_implementation=None if attention == "auto" else attention,
-                **options,
+                **({"local_files_only": True} | options),
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise ModelError(f"model.name_or_path: {path} cannot be loaded: {error}") from error

@@ -58,7 +58,7 @@ class Catalog:
                 batch_size=request.get("per_device_train_batch_size", params.get("batch_size")),
                 learning_rate=request.get("learning_rate", params.get("learning_rate")),
             ),
-            metrics=_metrics(row),
+            metrics=_metrics(row, job),
             job_id=row.job_id,
         )
 
@@ -149,11 +149,14 @@ def _name(job: Job) -> str:
     return f"{base}-{job.request['strategy']}-{job.id.removeprefix('train_')}"
 
 
-def _metrics(row: ModelRow) -> ModelMetrics:
-    final_loss = row.metrics.get("eval_loss", row.metrics.get("final_loss", row.metrics.get("train_loss")))
-    if final_loss is None:
-        return ModelMetrics(final_loss=None, perplexity=None)
-    return ModelMetrics(final_loss=final_loss, perplexity=math.exp(final_loss) if final_loss < 700 else None)
+def _metrics(row: ModelRow, job: Job | None) -> ModelMetrics:
+    known = (row.metrics.get(name) for name in ("eval_loss", "train_loss", "loss"))
+    final_loss = next((loss for loss in known if loss is not None), job.loss if job else None)
+    # Only the loss of plain fine-tuning is a cross-entropy; exp() of a preference or policy loss means nothing.
+    means_perplexity = final_loss is not None and row.strategy == "sft" and final_loss < 700
+    return ModelMetrics(
+        final_loss=final_loss, perplexity=math.exp(final_loss) if means_perplexity and final_loss is not None else None
+    )
 
 
 def _dataset(row: DatasetRow) -> DatasetSummary:

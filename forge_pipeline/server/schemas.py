@@ -220,7 +220,7 @@ class ModelMetrics(BaseModel):
     final_loss: float | None
     """Evaluation loss where there is a validation split, else the training loss."""
     perplexity: float | None
-    """exp(final_loss)."""
+    """exp(final_loss) after sft and qlora; null after the others, whose loss is no cross-entropy."""
 
 
 class ModelDetails(ModelSummary):

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyarrow import parquet
+
 from forge_pipeline._optional import require
 from forge_pipeline.config import ForgeConfig, config_digest
 from forge_pipeline.errors import DataError, TrainingError
@@ -290,14 +292,14 @@ def _check(config: ForgeConfig, dataset: "TokenizedDataset", method: Method) -> 
             f"{dataset.path} is {'packed' if summary.packed else 'not packed'}, but training.packing is "
             f"{training.uses_packing}; tokenize again"
         )
-    columns = dataset.table("train").column_names
+    columns = parquet.read_schema(dataset.path / "train.parquet").names
     lacking = [name for name in (*method.columns, "length") if name not in columns]
     if lacking:
         raise DataError(
             f"{dataset.path}/train.parquet lacks {', '.join(lacking)}; {training.trainer_type} needs rows of type "
             f"{method.dataset_type} with {', '.join(method.columns)}"
         )
-    if not dataset.table("train").num_rows:
+    if not summary.splits["train"].rows:
         raise DataError(f"{dataset.path}/train.parquet has no rows, so there is nothing to train on")
     return summary
 

@@ -90,6 +90,42 @@ def test_a_run_leaves_a_model_and_a_log_that_verifies(run_recipe: Callable, tmp_
     assert read_report(Path(result.run_dir) / "train_result.json", TrainResult) == result
 
 
+def _preference(index: int, topic: str) -> dict:
+    return {"prompt": f"About {topic}?", "chosen": f" {topic} are fine.", "rejected": f" No {index}."}
+
+
+ROWS: dict[str, tuple[dict, Callable[[int, str], dict]]] = {
+    "dpo": ({}, _preference),
+    "orpo": ({}, _preference),
+    "simpo": ({}, _preference),
+    "kto": (
+        {},
+        lambda index, topic: {"prompt": f"About {topic}?", "completion": f" {topic} {index}.", "label": index % 2 == 0},
+    ),
+    "grpo": (
+        {"grpo_num_generations": 2, "grpo_max_completion_length": 4},
+        lambda index, topic: {"prompt": f"About {topic}?", "answer": topic},
+    ),
+    "sft": (
+        {"packing": True},
+        lambda index, topic: {"prompt": f"About {topic}?", "completion": f" {topic} {index}."},
+    ),
+}
+
+
+@pytest.mark.parametrize("trainer_type", ROWS)
+def test_every_trainer_type_runs_from_a_file_of_rows_to_a_model(
+    trainer_type: str, run_recipe: Callable, tmp_path: Path
+) -> None:
+    training, row = ROWS[trainer_type]
+    file = tmp_path / f"{trainer_type}.jsonl"
+    file.write_text("".join(json.dumps(row(index, topic)) + "\n" for index, topic in enumerate(TOPICS)))
+    config = run_recipe(training={"trainer_type": trainer_type} | training, data={"dataset_name_or_path": str(file)})
+    result = ForgeTrainer(config).train()
+    assert result.success, result.error
+    assert result.metrics["steps"] == 2
+
+
 def test_a_second_run_leaves_the_first_alone_and_gives_the_same_model(run_recipe: Callable) -> None:
     first, second = (ForgeTrainer(run_recipe()).train() for _ in range(2))
     assert Path(first.run_dir).name == "run-0001"

@@ -105,7 +105,8 @@ def test_three_bits_anywhere_leave_one_mask_untouched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "num_perm", "expected"), [(0.85, 128, (16, 8)), (1.0, 128, (1, 128)), (0.0, 4, (4, 1)), (0.85, 1, (1, 1))]
+    ("threshold", "num_perm", "expected"),
+    [(0.85, 128, (16, 8)), (1.0, 128, (1, 128)), (0.0, 4, (4, 1)), (0.85, 1, (1, 1))],
 )
 def test_bands_find_99_percent_at_the_threshold(threshold: float, num_perm: int, expected: tuple[int, int]) -> None:
     assert bands(threshold, num_perm) == expected

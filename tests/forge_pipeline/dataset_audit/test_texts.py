@@ -116,9 +116,9 @@ TEXT_OF_ROW = {
         {"id": "a", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
         "Hi\nHo",
     ),
-    "preference": ({"prompt": "Q", "chosen": "A", "rejected": "B", "id": "1"}, "Q\nA\nB"),
+    "preference": ({"prompt": "Q", "chosen": "A", "rejected": "B", "id": "1"}, "A\nQ\nB"),
     "multi-part content": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}, "Hi"),
-    "unknown columns": ({"title": "T", "body": "B", "id": "1"}, "T\nB"),
+    "unknown columns": ({"title": "T", "body": "B", "id": "1"}, "B\nT"),
     "blank": ({"text": " ", "id": "1"}, " "),
     "nothing": ({"number": 5}, ""),
 }

@@ -25,7 +25,7 @@ class Endpoint:
     script: dict[str, list[int]] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
-    answer: Callable[[str], Any] = staticmethod(lambda prompt: f"Answer to {prompt}")
+    answer: Callable[[str], Any] = "Answer to {}".format
 
 
 @pytest.fixture
@@ -168,7 +168,9 @@ def test_an_empty_answer_is_a_failure(answer: Any, endpoint: Endpoint, tmp_path:
 
 
 def test_an_unreachable_endpoint_is_a_failure_of_the_prompt(tmp_path: Path) -> None:
-    result = SyntheticDataGenerator(config_with(api_base="http://127.0.0.1:9/v1")).generate(str(tmp_path / "rows.jsonl"))
+    result = SyntheticDataGenerator(config_with(api_base="http://127.0.0.1:9/v1")).generate(
+        str(tmp_path / "rows.jsonl")
+    )
     assert result.failed == 2
     assert "could not be reached" in result.errors[0]
 
