@@ -100,8 +100,9 @@ def show_progress(
     running = next((name for name in STAGES if name in stats and not stats[name].end_time), None)
     bar.update(stages, completed=len(done), description=f"stage: {running or (done[-1] if done else 'starting')}")
     progress_file = home.progress_file(runs[0].run_id)
-    if progress_file.exists():
-        last = loads_strict(progress_file.read_text().splitlines()[-1])
+    lines = progress_file.read_text().splitlines() if progress_file.exists() else []
+    if lines:
+        last = loads_strict(lines[-1])
         numbers = "  ".join(f"{name} {value:.3g}" for name, value in list(last["metrics"].items())[:2])
         bar.update(
             steps,

@@ -4,11 +4,11 @@ Every stage result that is stored is a `DirectoryArtifact`; a report is one whos
 only file is ``report.json`` in canonical JSON. Nothing here is ever pickled.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from forge_pipeline.errors import IntegrityError
 from forge_pipeline.integrity import atomic
@@ -48,7 +48,8 @@ class DirectoryArtifact:
 
 def report_to_json(report: Any) -> Mapping[str, Any]:
     """A frozen dataclass or pydantic model as plain JSON values."""
-    value = _adapter(cast(Hashable, type(report))).dump_python(report, mode="json")
+    kind: Any = type(report)
+    value = _adapter(kind).dump_python(report, mode="json")
     assert isinstance(value, dict)
     return value
 
@@ -72,15 +73,16 @@ def read_report(path: Path, report_type: type[T]) -> T:
     """
     from pydantic import ValidationError
 
+    kind: Any = report_type
     try:
-        value: T = _adapter(cast(Hashable, report_type)).validate_python(loads_strict(path.read_bytes()))
+        value: T = _adapter(kind).validate_python(loads_strict(path.read_bytes()))
         return value
     except (ValidationError, ValueError) as error:
         raise IntegrityError(f"{path} does not hold a {report_type.__name__}: {error}") from error
 
 
 @cache
-def _adapter(report_type: Hashable) -> "TypeAdapter[Any]":
+def _adapter(report_type: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(report_type)
