@@ -14,9 +14,9 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m assets.demo
 
-## Run the tests.
+## Run the tests, one process a core. TEST_ARGS="-k gates" for some of them.
 test: $(VENV)/.development
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TEST_ARGS)
 
 ## Format, lint, types, import contracts, and the tests (TESTED=1 when they have just run).
 check: lint

@@ -4,6 +4,7 @@ It starts ``dagster asset materialize`` in a child process and reads nothing but
 reader has: the run's events in the Dagster instance, the progress file, the artefact store.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import dagster as dg
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -42,9 +42,7 @@ def main() -> int:
     home = Home.from_environment()
     home.root.mkdir(parents=True, exist_ok=True)
     log = home.root / "demo.log"
-    console.print(
-        f"\n[bold]Forge Pipeline[/bold]: the line [bold]{LINE}[/bold] ({CHECKOUT / 'configs' / 'quickstart.yaml'})"
-    )
+    console.print(f"\n[bold]Forge Pipeline[/bold]: the line [bold]{LINE}[/bold] (configs/quickstart.yaml)")
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
         code = materialize(console, instance, home, log)
@@ -69,7 +67,7 @@ def materialize(console: Console, instance: dg.DagsterInstance, home: Home, log:
         "--select",
         f"group:{LINE}",
     ]
-    console.print(f"[dim]$ dagster {' '.join(command[3:])}    (output: {log})[/dim]\n")
+    console.print(f"[dim]$ dagster {' '.join(command[3:])}    (output: {_shown(log)})[/dim]\n")
     bar = Progress(
         TextColumn("{task.description:<46}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -81,10 +79,10 @@ def materialize(console: Console, instance: dg.DagsterInstance, home: Home, log:
             while process.poll() is None:
                 time.sleep(0.5)
                 show_progress(bar, stages, steps, instance, home, since)
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
-            raise
+        finally:
+            if process.poll() is None:  # interrupted: the run must not go on behind the back of whoever stopped it
+                process.send_signal(signal.SIGINT)
+                process.wait()
         show_progress(bar, stages, steps, instance, home, since)
     return process.returncode
 
@@ -146,28 +144,30 @@ def show_results(console: Console, instance: dg.DagsterInstance, home: Home, sec
     ]
     console.print(_gate_table(decisions))
     show_answers(console, config, dataset, model)
-    log_path = bundle.path / "audit_log.jsonl"
     bundle_result = verify_annex_iv_artifact(str(bundle.path / "annex_iv.json"))
-    log_result = verify_audit_log(str(home.audit_log(LINE) / "audit_log.jsonl"))
+    log = home.audit_log(LINE) / "audit_log.jsonl"
+    log_result = verify_audit_log(str(log))
     points = len(bundle_result.missing_fields)
-    released = "yes" if found.digest("released_model") else "no: a release needs passed gates and an approval"
-    console.print(
-        Panel(
-            f"GGUF files   {exported.path}\n"
-            f"Bundle       {bundle.path / 'index.html'}\n"
-            f"  verifies   {'yes' if bundle_result.valid else 'NO: ' + str(bundle_result.reason)}; "
-            f"complete: {'yes' if bundle_result.complete else f'no, {points} points need your declaration'}\n"
-            f"  check it   python {bundle.path / 'verify_bundle.py'}   (needs nothing but Python)\n"
-            f"Audit log    {'verifies' if log_result.valid else 'DOES NOT VERIFY: ' + str(log_result.reason)}, "
-            f"{log_result.entries_count} entries ({log_path.name} in the bundle)\n"
-            f"Released     {released}\n\n"
-            "See the lineage, the loss curve and every check:   make ui      then http://127.0.0.1:3000\n"
-            "Chat with the model:                               .venv/bin/forge chat "
-            + str(exported.file(config.export.quantizations[0])),
-            title="Where things are",
-            expand=False,
-        )
+    table = Table(title="Where things are", title_justify="left", show_header=False)
+    gguf = _shown(home.latest(LINE, None, "gguf_model") / exported.file(config.export.quantizations[0]).name)
+    table.add_row("GGUF files", str(_shown(home.latest(LINE, None, "gguf_model"))))
+    table.add_row("Annex IV bundle", f"{_shown(home.latest(LINE, None, 'annex_iv_bundle') / 'index.html')}")
+    table.add_row("  verifies", "yes" if bundle_result.valid else f"NO: {bundle_result.reason}")
+    table.add_row("  complete", "yes" if bundle_result.complete else f"no: {points} points need your declaration")
+    table.add_row("  check it", f"python {_shown(home.latest(LINE, None, 'annex_iv_bundle') / 'verify_bundle.py')}")
+    table.add_row("Audit log", f"{_shown(log)}, {log_result.entries_count} entries")
+    table.add_row("  verifies", "yes" if log_result.valid else f"NO: {log_result.reason}")
+    table.add_row(
+        "Released", "yes" if found.digest("released_model") else "no: that needs passed gates and an approval"
     )
+    table.add_row("Lineage, loss curve, checks", "make ui, then http://127.0.0.1:3000")
+    table.add_row("Chat with the model", f".venv/bin/forge chat {gguf}")
+    console.print(table)
+
+
+def _shown(path: Path) -> Path:
+    """A path as a person in the checkout would type it."""
+    return path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path
 
 
 def show_answers(console: Console, config: ForgeConfig, dataset: RawDataset, model: ModelDirectory) -> None:

@@ -84,7 +84,7 @@ _EXPORTS: Final[dict[str, tuple[str, Tier]]] = {
     "verify_gguf": ("forge_pipeline.export", "stable"),
 }
 
-__all__ = ["__api_version__", "__version__", *sorted(_EXPORTS)]  # noqa: PLE0604
+__all__ = ["__api_version__", "__version__", *sorted(_EXPORTS)]
 
 if not TYPE_CHECKING:
 

@@ -39,6 +39,10 @@ class Home:
     def studio_recipe(self, job_id: str) -> Path:
         return self.root / "studio" / "jobs" / f"{job_id}.yaml"
 
+    def latest(self, line: str, partition: str | None, stage: str) -> Path:
+        """A link to the newest artefact of a stage, for people; nothing reads it back."""
+        return Path(self.root, "latest", line, *([partition] if partition else []), stage)
+
     @property
     def registry_url(self) -> str:
         return f"sqlite:///{self.root / 'registry.sqlite'}"

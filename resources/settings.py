@@ -1,5 +1,6 @@
 """What the assets need to know about the deployment they run in."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,8 @@ class DeploymentResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigError: DAGSTER_HOME is not set.
         """
-        if not (instance.is_persistent or self.allow_temporary_instance):
-            raise ConfigError(
-                "DAGSTER_HOME is not set, so this run's history, which is the compliance record, would be thrown away. "
-                "Set it and run again, for example: export DAGSTER_HOME=$PWD/.forge/dagster"
-            )
+        if not self.allow_temporary_instance:
+            check_persistent(instance)
 
     def check_disk(self) -> None:
         """Refuse to start on a disk that a run would fill.
@@ -68,3 +66,19 @@ class DeploymentResource(dg.ConfigurableResource[Any]):
                 f"{self.home.root} has {free / 1e9:.1f} GB free; a run needs {self.least_free_bytes / 1e9:.1f} GB. "
                 "Free some space, or set FORGE_HOME to a larger disk"
             )
+
+
+def check_persistent(instance: dg.DagsterInstance) -> None:
+    """Refuse an instance whose history ends with the process.
+
+    Without DAGSTER_HOME Dagster's commands make one in a temporary folder that calls itself persistent, so the
+    variable is asked too.
+
+    Raises:
+        ConfigError: Saying what to set.
+    """
+    if not (instance.is_persistent and os.environ.get("DAGSTER_HOME")):
+        raise ConfigError(
+            "DAGSTER_HOME is not set, so this run's history, which is the compliance record, would be thrown away. "
+            "Set it and run again, for example: export DAGSTER_HOME=$PWD/.forge/dagster"
+        )

@@ -10,7 +10,6 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from forge_pipeline.annex_iv.points import POINT_IDS
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.compliance import ComplianceSection, RiskAssessmentSection
 
@@ -72,11 +71,6 @@ def declaration(config: ForgeConfig, point: str) -> Declaration:
     if match:
         return Declaration(not_applicable=stated(match["reason"]))
     return Declaration(text=stated(text))
-
-
-def unknown_points(config: ForgeConfig) -> tuple[str, ...]:
-    """Keys of ``compliance.declarations`` that are no point of Annex IV; nobody will ever read them."""
-    return tuple(sorted(set(config.compliance.declarations if config.compliance else ()) - set(POINT_IDS)))
 
 
 def compliance_of(config: ForgeConfig) -> ComplianceSection:

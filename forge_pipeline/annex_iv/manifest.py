@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from forge_pipeline.annex_iv.declarations import stated_name, stated_version, unknown_points
+from forge_pipeline.annex_iv.declarations import stated_name, stated_version
 from forge_pipeline.annex_iv.document import PointEntry, missing_fields
 from forge_pipeline.annex_iv.evidence import Evidence
 from forge_pipeline.annex_iv.regime import Regime
@@ -47,7 +47,6 @@ def build_manifest(
         "points": [asdict(entry) for entry in entries],
         "missing_fields": missing,
         "complete": not missing,
-        "unused_declarations": list(unknown_points(evidence.config)),
         "audit_log": asdict(evidence.run.anchor) if evidence.run.anchor else None,
         "parent_manifest_hash": parent.manifest_hash if parent else None,
         "files": [asdict(entry) for entry in listed.entries],

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from forge_pipeline.annex_iv.declarations import stated_name, unknown_points
+from forge_pipeline.annex_iv.declarations import stated_name
 from forge_pipeline.annex_iv.document import PointEntry, missing_fields
 from forge_pipeline.annex_iv.evidence import Evidence
 from forge_pipeline.annex_iv.markdown import bullets, escape, gate_table, status_line, value_lines
@@ -31,9 +31,6 @@ def render_technical_documentation(evidence: Evidence, entries: Sequence[PointEn
         f"Missing points: {', '.join(missing)}." if missing else "No point is missing.",
         "",
     ]
-    strays = unknown_points(evidence.config)
-    if strays:
-        lines += [f"Declarations for keys that are no point of Annex IV, not used: {escape(', '.join(strays))}.", ""]
     for point, entry in zip(POINTS, entries, strict=True):
         lines += _point(point.asks, entry)
     lines += ["## Gates", "", *gate_table(evidence.gates), "", *_regime(regime)]

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +90,8 @@ class LlamaCpp:
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout, self._log):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # a request that the dead child never read is still in the buffer
+                    stream.close()
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         """Token ids of `text`, in which special tokens are recognized; `add_special` puts bos/eos as the file says."""

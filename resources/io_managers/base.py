@@ -24,6 +24,7 @@ from resources.evidence import AuditLogResource
 from resources.home import Home
 from resources.last_word import failure
 from resources.metadata import metadata_of
+from resources.settings import check_persistent
 from resources.store import ArtifactStore, MaterializationRecord
 
 
@@ -72,7 +73,8 @@ class ForgeIOManager(dg.ConfigurableIOManager):
     # Steps.
 
     def _store_output(self, context: dg.OutputContext, obj: Any) -> None:
-        self._check_instance(context)
+        if not self.allow_temporary_instance:
+            check_persistent(context.step_context.instance)
         work = self._work(context)
         staging = work / "publish"
         staging.mkdir(parents=True, exist_ok=True)
@@ -108,15 +110,9 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             }
         )
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(digest))
+        self._point_latest(record, store.path(digest))
         for scratch in (work, work.with_suffix("")):  # a failed step keeps its scratch, for whoever looks into it
             shutil.rmtree(scratch, ignore_errors=True)
-
-    def _check_instance(self, context: dg.OutputContext) -> None:
-        if not (context.step_context.instance.is_persistent or self.allow_temporary_instance):
-            raise failure(
-                "DAGSTER_HOME is not set, so this run's history, which is the compliance record, would be thrown away. "
-                "Set it and run again, for example: export DAGSTER_HOME=$PWD/.forge/dagster"
-            )
 
     def _recorded_digest(self, context: dg.InputContext) -> Digest:
         """The digest that Dagster recorded for the upstream asset: this run's if it made one, else the latest."""
@@ -156,6 +152,15 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             previous=previous,
             environment=environment(),
         )
+
+    def _point_latest(self, record: MaterializationRecord, path: Path) -> None:
+        line, stage = record.asset_key.split("/", 1)
+        link = Home(Path(self.home)).latest(line, record.partition, stage)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        fresh = link.with_name(f".{stage}.new")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(path, target_is_directory=True)
+        fresh.replace(link)
 
     def _note_input(self, context: dg.InputContext, key: str, digest: Digest) -> None:
         """Remember what this step really loaded, for its own record. A file, because steps may be processes."""

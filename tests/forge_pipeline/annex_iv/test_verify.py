@@ -26,7 +26,7 @@ from forge_pipeline.integrity import Digest, Manifest, canonical_json, loads_str
 
 MEMBERS = (
     "schema", "generator", "document_version", "generated_at", "synthetic", "regime", "line", "system", "subjects",
-    "released", "label", "gates", "gates_verdict", "points", "missing_fields", "complete", "unused_declarations",
+    "released", "label", "gates", "gates_verdict", "points", "missing_fields", "complete",
     "audit_log", "parent_manifest_hash", "files",
 )  # fmt: skip
 

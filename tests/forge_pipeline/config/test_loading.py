@@ -30,6 +30,7 @@ BROKEN = {
     "full fine-tune of 4-bit weights": (GOOD.replace("lora: {}", "lora: {method: none}"), ["load_in_4bit: false"]),
     "benchmark without tasks": (GOOD + "evaluation: {benchmark: {enabled: true}}\n", ["tasks is empty"]),
     "owner that is nobody": (GOOD + "owners: [somebody]\n", ["team:<name>"]),
+    "a point that Annex IV does not have": (GOOD + "compliance: {declarations: {'1(z)': x}}\n", ["'1(z)' is no point", "2(e)"]),
     "name with a slash": (GOOD + "name: a/b\n", ["a-z, 0-9"]),
 }  # fmt: skip
 
