@@ -149,6 +149,8 @@ def show_results(console: Console, instance: dg.DagsterInstance, home: Home, sec
     log_result = verify_audit_log(str(log))
     points = len(bundle_result.missing_fields)
     table = Table(title="Where things are", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a cut path is no path
     gguf = _shown(home.latest(LINE, None, "gguf_model") / exported.file(config.export.quantizations[0]).name)
     table.add_row("GGUF files", str(_shown(home.latest(LINE, None, "gguf_model"))))
     table.add_row("Annex IV bundle", f"{_shown(home.latest(LINE, None, 'annex_iv_bundle') / 'index.html')}")
@@ -196,7 +198,7 @@ def _artefact_table(
     first = next((point.loss for point in report.loss_history if point.loss is not None), None)
     table = Table(show_header=True, header_style="bold")
     for column in ("what", "facts", "digest"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     rows = ", ".join(f"{name} {count}" for name, count in dataset.provenance.rows.items())
     source = dataset.provenance.sources[0]
     table.add_row("raw_dataset", f"{rows} rows; {source.uri}; licence {source.license}", dataset.digest.short)

@@ -100,13 +100,13 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         )
         context.add_output_metadata(
             {
+                **metadata_of(stored),
                 "forge/digest": digest,
                 "forge/record": record_digest,
                 "forge/files": record.files,
                 "forge/size_bytes": record.size,
                 "dagster/uri": str(store.path(digest)),
                 **anchor,
-                **metadata_of(stored),
             }
         )
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(digest))

@@ -14,10 +14,7 @@ import pytest
 import yaml
 
 CHECKOUT = Path(__file__).parents[2]
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+_COMMAND = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "assets.definitions", "--select"]
 NOUNS = ["river", "garden", "engine", "letter", "window", "market", "bridge", "forest", "mirror", "pencil"]
 VERBS = ["carry", "open", "paint", "follow", "answer", "measure"]
 
@@ -33,43 +30,6 @@ def rows() -> list[dict[str, Any]]:
         }
         for number, (noun, verb) in enumerate((noun, verb) for noun in NOUNS for verb in VERBS)
     ]
-
-
-def make_tiny_model(directory: Path) -> Path:
-    """A two-layer llama of 64 hidden units with a byte-level BPE tokenizer and a ChatML template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    text = [message["content"] for row in rows() for message in row["messages"]]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        text,
-        trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
 
 
 def tiny_recipe(model: Path, dataset: Path) -> dict[str, Any]:
@@ -133,20 +93,13 @@ class Deployment:
     ) -> "subprocess.CompletedProcess[str]":
         """Run the documented CI command; a variable set to None is unset."""
         merged = {k: v for k, v in {**self.environment, **environment}.items() if v is not None}
-        command = [
-            "-m",
-            "dagster",
-            "asset",
-            "materialize",
-            "-m",
-            "assets.definitions",
-            "--select",
-            selection,
-            *arguments,
-        ]
-        return subprocess.run(
-            [sys.executable, *command], env=merged, cwd=CHECKOUT, capture_output=True, text=True, timeout=500
-        )
+        command = [*_COMMAND, selection, *arguments]
+        return subprocess.run(command, env=merged, cwd=CHECKOUT, capture_output=True, text=True, timeout=500)
+
+    def start(self, selection: str) -> "subprocess.Popen[bytes]":
+        """The same, in the background."""
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen([*_COMMAND, selection], env=self.environment, cwd=CHECKOUT, stdout=quiet, stderr=quiet)
 
     @property
     def instance(self) -> dg.DagsterInstance:
@@ -159,8 +112,10 @@ class Deployment:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny-llama"))
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, llama_maker: Callable[..., Path]) -> Path:
+    """Large enough for a GGUF export's blocks, with a vocabulary made from the rows."""
+    texts = [message["content"] for row in rows() for message in row["messages"]]
+    return llama_maker(tmp_path_factory.mktemp("llama-64"), texts, vocab_size=384, hidden_size=64)
 
 
 @pytest.fixture(scope="session")

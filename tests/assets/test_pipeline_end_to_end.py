@@ -1,10 +1,13 @@
 """The whole line through `dagster asset materialize`, on a tiny real model."""
 
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from assets.line import STAGES
@@ -218,6 +221,32 @@ def test_bad_input_ends_in_one_clear_message_and_exit_code_1(deployment, spoil, 
         assert word in output
     assert deployment.latest("bad", "fine_tuned_model") is None
     shutil.rmtree(deployment.root)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_run_that_is_ended_takes_its_training_process_with_it(deployment, number):
+    deployment.write_recipe("endless", training__max_steps=100_000)
+    run = deployment.start("group:endless")
+    worker = training_process(deployment, run)
+    run.send_signal(number)
+    deadline = time.monotonic() + 5
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    run.wait(timeout=20)
+    assert deployment.latest("endless", "fine_tuned_model") is None
+
+
+def training_process(deployment, run):
+    """The child that trains, once it has taken a step."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        files = list((deployment.root / "forge" / "progress").glob("*.jsonl"))
+        if files and '"fine_tune", "step": 2' in files[0].read_text():
+            return next(c for c in psutil.Process(run.pid).children() if "resources.stage_worker" in c.cmdline())
+        assert run.poll() is None, "the run ended before it trained"
+        time.sleep(0.1)
+    raise AssertionError("no training step within two minutes")
 
 
 def test_a_studio_job_is_a_partition_with_its_own_lineage(deployment):
