@@ -31,6 +31,7 @@ def build_recipe(line: Line) -> dg.AssetsDefinition:
         config = load_config(str(file))
         check_loaded_recipe(line, config, file)
         check_no_inline_secrets(config, file)
+        check_every_section_runs(config, file)
         deployment.check_persistent(context.instance)
         deployment.check_disk()
         audit_log.log(
@@ -71,6 +72,24 @@ def check_loaded_recipe(line: Line, config: ForgeConfig, file: Path) -> None:
         raise ConfigError(
             f"{file} was changed after this code location was loaded; reload the code location "
             "(UI: Deployment > Reload) so that the graph and the code versions fit the recipe"
+        )
+
+
+def check_every_section_runs(config: ForgeConfig, file: Path) -> None:
+    """A section that asks for work which no asset does would be a promise nobody keeps.
+
+    Raises:
+        ConfigError: Naming the key and where that work is done.
+    """
+    judge = config.evaluation.llm_judge
+    if judge and judge.enabled:
+        raise ConfigError(
+            f"{file}: evaluation.llm_judge.enabled: no asset runs the judge yet; `forge train` does. Set it to false"
+        )
+    if config.synthetic and config.synthetic.enabled:
+        raise ConfigError(
+            f"{file}: synthetic.enabled: no asset generates data yet; run forge_pipeline.SyntheticDataGenerator, point "
+            "data.dataset_name_or_path at its output, and set it to false"
         )
 
 

@@ -232,7 +232,7 @@ class _Run:
             config,
             tokenized,
             raw.digest,
-            self._dir / ("adapter" if self._merges else self._model_name),
+            self._dir / ("adapter" if self._config.merges_adapter else self._model_name),
             progress=self._progress,
             work_dir=self._dir / "checkpoints",
             resume_from_checkpoint=checkpoint,
@@ -245,17 +245,13 @@ class _Run:
         return tuned
 
     @property
-    def _merges(self) -> bool:
-        return self._config.training.merge_adapters and self._config.lora.effective_method != "none"
-
-    @property
     def _model_name(self) -> str:
         name = self._config.training.final_model_dir
         return f"{name}.staging" if self._config.approvals_needed else name
 
     def _candidate(self, tuned: "FineTune") -> "ModelDirectory":
         """What the gates judge is exactly what is delivered: the merged model where the recipe asks for one."""
-        if not self._merges:
+        if not self._config.merges_adapter:
             return tuned.model
         from forge_pipeline.models import merge
 

@@ -36,17 +36,18 @@ def tokenize(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, prog
 def fine_tune(
     config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report
 ) -> tuple[DirectoryArtifact, Any]:
-    from forge_pipeline import training
+    from forge_pipeline import models, training
 
     done = training.fine_tune(
         config,
         TokenizedDataset.open(inputs["tokenized_dataset"]),
         Digest(inputs["raw_digest"]),
-        output_dir,
+        output_dir.with_name("adapter") if config.merges_adapter else output_dir,
         work_dir=output_dir.parent / "checkpoints",
         progress=progress,
     )
-    return done.model, done.usage
+    model = models.merge(config, done.model, output_dir) if config.merges_adapter else done.model
+    return model, done.usage
 
 
 def benchmark(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:

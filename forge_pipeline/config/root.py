@@ -141,6 +141,11 @@ class ForgeConfig(Section):
         return self
 
     @property
+    def merges_adapter(self) -> bool:
+        """Whether the model that is judged and delivered is the adapter folded into its base."""
+        return self.training.merge_adapters and self.lora.effective_method != "none"
+
+    @property
     def approvals_needed(self) -> int:
         """Distinct people who must approve a release."""
         return max(self.release.approvals, int(self.evaluation.require_human_approval))
