@@ -1,9 +1,16 @@
-"""Shared by every test: a two-layer llama with random weights, its tokenizer and a chat template."""
+"""Shared by every test: a two-layer llama with random weights, its tokenizer and a chat template.
 
+The caller's own settings are taken away first, so that the tests mean the same everywhere.
+"""
+
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+
+for _name in [name for name in os.environ if name.startswith(("FORGE_", "FORGELM_", "DAGSTER_"))]:
+    del os.environ[_name]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
