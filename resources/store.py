@@ -13,11 +13,12 @@ local cache and verify it.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from forge_pipeline.audit_log.locking import exclusive
 from forge_pipeline.errors import IntegrityError, StoreError
 from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, canonical_json, json_digest, loads_strict
 from forge_pipeline.integrity.atomic import publish_directory, write_file
@@ -110,17 +111,24 @@ class ArtifactStore:
             )
         return path
 
-    def append_record(self, line: str, record: Mapping[str, Any]) -> Digest:
+    def append_record(self, line: str, build: Callable[[Digest | None], Mapping[str, Any]]) -> Digest:
         """Write a materialization record and return its digest.
+
+        Args:
+            build: Makes the record, given the digest of the line's record before it. Runs of one line that end
+                at the same time are served one after the other, so the chain never forks.
 
         Raises:
             StoreError: It could not be written; the stage must fail.
         """
-        data = canonical_json(dict(record))
-        digest = Digest.of(data)
+        folder = self._records(line)
         try:
-            write_file(self._records(line) / f"{digest.hex}.json", data)
-            write_file(self._records(line) / "HEAD", digest.encode())
+            folder.mkdir(parents=True, exist_ok=True)
+            with exclusive(folder / ".lock"):
+                data = canonical_json(dict(build(self.last_record(line))))
+                digest = Digest.of(data)
+                write_file(folder / f"{digest.hex}.json", data)
+                write_file(folder / "HEAD", digest.encode())
             if self._remote:
                 self._remote.put(f"records/{line}/{digest.hex}.json", data)
         except OSError as error:
@@ -136,9 +144,16 @@ class ArtifactStore:
         """Read a record back, verified.
 
         Raises:
+            StoreError: There is no such record.
             IntegrityError: Its bytes differ from its digest.
         """
-        data = (self._records(line) / f"{digest.hex}.json").read_bytes()
+        path = self._records(line) / f"{digest.hex}.json"
+        try:
+            if self._remote and not path.exists():
+                write_file(path, self._remote.read(f"records/{line}/{digest.hex}.json"))
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"line {line} has no record {digest}: {error}") from error
         if Digest.of(data) != digest:
             raise IntegrityError(f"record {digest} of line {line} was changed after it was written")
         value = loads_strict(data)
@@ -188,6 +203,10 @@ class _Remote:
             shutil.rmtree(staging)
             raise IntegrityError(f"{digest} was changed in the remote store: its files hash to {actual}")
         publish_directory(staging, destination)
+
+    def read(self, path: str) -> bytes:
+        data: bytes = self._fs.cat_file(f"{self._root}/{path}")
+        return data
 
     def put(self, path: str, data: bytes) -> None:
         target = f"{self._root}/{path}"

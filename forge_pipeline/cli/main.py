@@ -62,19 +62,27 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `forge approvals | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+        return SUCCESS
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # --help, --version, or an argument that is wrong
         return stop.code if isinstance(stop.code, int) else SUCCESS
     logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader of our output has seen enough, as in `forge approvals | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush from failing
-        return SUCCESS
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
         return _report(error, show_traceback=args.traceback)
+    return code
 
 
 def _report(error: BaseException, *, show_traceback: bool) -> int:

@@ -83,8 +83,10 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         manifest = Manifest.of_directory(directory)
         digest = store.publish(directory)
         stored = replace(obj, path=store.path(digest)) if isinstance(obj, DirectoryArtifact) else obj
-        record = self._record(context, obj, digest, manifest, store.last_record(self._line(context)))
-        record_digest = store.append_record(self._line(context), report_to_json(record))
+        record = self._record(context, obj, digest, manifest)
+        record_digest = store.append_record(
+            self._line(context), lambda previous: report_to_json(replace(record, previous=previous))
+        )
         anchor = self.audit_log.log(
             self._line(context),
             context.run_id,
@@ -125,17 +127,32 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         if not chosen or chosen[0].asset_materialization is None:
             name = context.asset_key.to_user_string()
             raise failure(f"{name} has never been materialized; materialize it first, or select it with this asset")
-        entry = chosen[0].asset_materialization.metadata.get("forge/digest")
-        if entry is None:
+        event, run_id = chosen[0].asset_materialization, chosen[0].run_id
+        digest, record = event.metadata.get("forge/digest"), event.metadata.get("forge/record")
+        if digest is None or record is None:
             raise failure(
-                f"the latest materialization of {context.asset_key.to_user_string()} carries no digest: it was not "
-                f"made by this pipeline (run {chosen[0].run_id!r}). Materialize the asset again"
+                f"the latest materialization of {event.asset_key.to_user_string()} carries no digest: it was not "
+                f"made by this pipeline (run {run_id!r}). Materialize the asset again"
             )
-        return Digest(str(entry.value))
+        self._check_recorded(event, run_id, Digest(str(digest.value)), Digest(str(record.value)))
+        return Digest(str(digest.value))
 
-    def _record(
-        self, context: dg.OutputContext, obj: Any, digest: Digest, manifest: Manifest, previous: Digest | None
-    ) -> MaterializationRecord:
+    def _check_recorded(self, event: dg.AssetMaterialization, run_id: str, digest: Digest, record: Digest) -> None:
+        """Hold an event against the record it names: anybody who reaches the webserver can post an event."""
+        key = event.asset_key.to_user_string()
+        try:
+            found = self._store().record(event.asset_key.path[0], record)
+        except ForgeError as error:
+            raise failure(f"{key}: {error}") from error
+        facts = {"asset_key": key, "digest": digest, "run_id": run_id, "partition": event.partition}
+        differing = [name for name, value in facts.items() if found[name] != value]
+        if differing:
+            raise failure(
+                f"the latest event of {key} (run {run_id!r}) and its record {record} differ in {', '.join(differing)}: "
+                "the event was not made by this pipeline, or was changed. Materialize the asset again"
+            )
+
+    def _record(self, context: dg.OutputContext, obj: Any, digest: Digest, manifest: Manifest) -> MaterializationRecord:
         spec = context.step_context.job_def.asset_layer.asset_graph.get(context.asset_key)
         return MaterializationRecord(
             asset_key=context.asset_key.to_user_string(),
@@ -149,7 +166,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             run_id=context.run_id,
             step_key=context.step_key,
             recorded_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            previous=previous,
+            previous=None,
             environment=environment(),
         )
 

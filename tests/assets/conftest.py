@@ -105,6 +105,14 @@ class Deployment:
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.root / "dagster"))
 
+    def first(self, line: str, stage: str) -> dg.AssetMaterialization:
+        """The oldest event of a stage: the one that the line itself made."""
+        with self.instance as instance:
+            records = instance.fetch_materializations(dg.AssetKey([line, stage]), limit=100).records
+        made = records[-1].asset_materialization
+        assert made is not None
+        return made
+
     def latest(self, line: str, stage: str) -> dg.AssetMaterialization | None:
         with self.instance as instance:
             event = instance.get_latest_materialization_event(dg.AssetKey([line, stage]))

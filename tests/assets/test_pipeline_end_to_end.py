@@ -147,13 +147,31 @@ def test_a_changed_artefact_is_refused_by_the_next_stage(finished, tmp_path):
     assert "changed after it was stored" in done.stderr + done.stdout
 
 
-def test_a_forged_event_is_refused_by_the_next_stage(finished):
+# what an event that somebody posted carries: (its metadata, given the true event's, the words of the refusal)
+FORGERIES = {
+    "nothing": (lambda true: {"forged": True}, "carries no digest"),
+    "a digest without a record": (lambda true: {"forge/digest": true["forge/digest"]}, "carries no digest"),
+    "a true record of another run": (lambda true: true, "differ in run_id"),
+    "a true record and another digest": (
+        lambda true: {**true, "forge/digest": "sha256:" + "0" * 64}, "differ in digest, run_id",
+    ),
+    "a record that does not exist": (lambda true: {**true, "forge/record": "sha256:" + "0" * 64}, "has no record"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("forge", "words"), FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_event_is_refused_by_the_next_stage(finished, forge, words):
     deployment, _ = finished
+    true = {
+        name: str(value.value)
+        for name, value in deployment.first("tiny", "raw_dataset").metadata.items()
+        if name in ("forge/digest", "forge/record")
+    }
     with deployment.instance as instance:
-        instance.report_runless_asset_event(dg.AssetMaterialization(["tiny", "raw_dataset"], metadata={"forged": True}))
+        instance.report_runless_asset_event(dg.AssetMaterialization(["tiny", "raw_dataset"], metadata=forge(true)))
     done = deployment.materialize("key:tiny/dataset_audit_report")
     assert done.returncode == 1
-    assert "carries no digest" in done.stderr + done.stdout
+    assert words in done.stderr + done.stdout
 
 
 def test_a_failed_gate_ends_with_exit_code_1_and_no_export_and_cannot_be_walked_round(deployment):

@@ -1,10 +1,16 @@
 """The artefact store: content under its digest, verified on every read, never overwritten."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from forge_pipeline.errors import IntegrityError, StoreError
 from forge_pipeline.integrity import Digest, Manifest
 from resources.store import ArtifactStore
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 def make(directory, **files):
@@ -67,11 +73,33 @@ def test_a_remote_file_that_was_changed_is_refused(tmp_path):
 
 
 def test_records_form_a_chain_and_are_verified(store):
-    first = store.append_record("line", {"n": 1, "previous": None})
-    second = store.append_record("line", {"n": 2, "previous": store.last_record("line")})
+    first = store.append_record("line", lambda previous: {"n": 1, "previous": previous})
+    second = store.append_record("line", lambda previous: {"n": 2, "previous": previous})
     assert store.last_record("line") == second
     assert store.record("line", second)["previous"] == first
     file = next((store._records("line")).glob(f"{first.hex}*"))
     file.write_text(file.read_text().replace("1", "3"))
     with pytest.raises(IntegrityError):
         store.record("line", first)
+
+
+def test_runs_that_end_together_do_not_fork_the_chain(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from resources.store import ArtifactStore\n"
+        "store = ArtifactStore(sys.argv[1], Path(sys.argv[1]))\n"
+        "for n in range(15): store.append_record('line', lambda p: {'by': sys.argv[2], 'n': n, 'previous': p})"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], cwd=CHECKOUT) for name in "abc"]
+    assert [run.wait() for run in runs] == [0, 0, 0]
+    store, length = ArtifactStore(str(tmp_path), tmp_path), 0
+    digest = store.last_record("line")
+    while digest is not None:
+        length, previous = length + 1, store.record("line", digest)["previous"]
+        digest = Digest(previous) if previous else None
+    assert length == 45
+
+
+def test_a_record_is_read_by_a_machine_that_did_not_write_it(tmp_path):
+    url = f"file://{tmp_path / 'remote'}"
+    digest = ArtifactStore(url, tmp_path / "one").append_record("line", lambda previous: {"previous": previous})
+    assert ArtifactStore(url, tmp_path / "two").record("line", digest) == {"previous": None}
