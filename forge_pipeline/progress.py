@@ -39,6 +39,13 @@ def silent(progress: Progress) -> None:
     """The reporter that reports to nobody."""
 
 
+def describe(progress: Progress) -> str:
+    """One moment in one line: ``fine_tune  12/40  training  loss 2.31  learning_rate 0.0019``."""
+    count = f"{progress.step}/{progress.total}" if progress.total is not None else f"{progress.step}"
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+    return "  ".join(part for part in (progress.stage, count, progress.message, numbers) if part)
+
+
 class ProgressFile:
     """Appends each `Progress` as one JSON line, with `seq` (from 0) and `ts` (Unix seconds).
 

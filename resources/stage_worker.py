@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from forge_pipeline.data import RawDataset, TokenizedDataset
 from forge_pipeline.errors import ForgeError
 from forge_pipeline.integrity import REPORT_FILE, Digest, DirectoryArtifact, read_report, write_report
 from forge_pipeline.models import ModelDirectory
-from forge_pipeline.progress import Progress, ProgressFile, Report
+from forge_pipeline.progress import Progress, ProgressFile, Report, describe, silent
 
 _LOG_EVERY = 2.0  # seconds between log lines in the Dagster UI: one row in the event log each
 
@@ -68,10 +69,11 @@ def gguf(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress
     from forge_pipeline.data import held_out
 
     rows = held_out.held_out_rows(RawDataset.open(inputs["raw_dataset"]), config.export.fidelity.prompts)
+    tokenizer = models.load_tokenizer(config)
     return export.gguf(
         config,
         ModelDirectory.open(inputs["fine_tuned_model"]),
-        [held_out.rendered_text(row, models.load_tokenizer(config)) for row in rows],
+        [held_out.rendered_text(row, tokenizer) for row in rows],
         output_dir,
         provenance=inputs["provenance"],
         progress=progress,
@@ -93,7 +95,7 @@ def main(spec_file: str) -> int:
     rank_zero = os.environ.get("RANK", "0") == "0"
     started, cpu_started = time.monotonic(), time.process_time()
     try:
-        with _reporter(Path(spec["progress_file"]), rank_zero) as report:
+        with _reporting(Path(spec["progress_file"]), rank_zero) as report:
             config = read_report(Path(spec["recipe"]["report"]), ForgeConfig)
             inputs = {name: _open(value) for name, value in spec["inputs"].items()}
             result = STAGES[spec["stage"]](config, inputs, Path(spec["output_dir"]), report)
@@ -106,9 +108,6 @@ def main(spec_file: str) -> int:
             write_report(Path(spec["output_dir"], REPORT_FILE), result)
     except ForgeError as error:
         outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
-    except OSError as error:
-        outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
-        _print_traceback()
     except Exception as error:  # the child's last line of defence: the parent must learn what happened
         outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
         _print_traceback()
@@ -117,39 +116,32 @@ def main(spec_file: str) -> int:
     return 1 if "error" in outcome else 0
 
 
-class _reporter:  # noqa: N801 - reads as a function at its one call site
-    """Progress to the JSONL file, to a terminal bar where there is a terminal, and throttled to Dagster."""
+@contextmanager
+def _reporting(path: Path, rank_zero: bool) -> Iterator[Report]:
+    """Progress to the JSONL file, from which `make demo` and the REST API show a bar, and throttled to Dagster's log.
 
-    def __init__(self, path: Path, rank_zero: bool) -> None:
-        self._path, self._rank_zero = path, rank_zero
-        self._last_logged = 0.0
+    No bar is drawn here: Dagster captures this process's stderr, so it would end in a file.
+    """
+    if not rank_zero:
+        yield silent
+        return
+    file, pipes = ProgressFile(path), _open_pipes()
+    last_logged = float("-inf")
 
-    def __enter__(self) -> Report:
-        if not self._rank_zero:
-            return lambda progress: None
-        self._file = ProgressFile(self._path)
-        self._pipes = _open_pipes()
-        return self._report
-
-    def __exit__(self, *_: object) -> None:
-        if self._rank_zero:
-            self._file.close()
-            if self._pipes:
-                self._pipes.close()
-
-    def _report(self, progress: Progress) -> None:
-        self._file(progress)
+    def report(progress: Progress) -> None:
+        nonlocal last_logged
+        file(progress)
         now = time.monotonic()
-        if self._pipes and (now - self._last_logged >= _LOG_EVERY or progress.step == progress.total):
-            self._last_logged = now
-            self._pipes.log.info(describe(progress))
+        if pipes and (now - last_logged >= _LOG_EVERY or progress.step == progress.total):
+            last_logged = now
+            pipes.log.info(describe(progress))
 
-
-def describe(progress: Progress) -> str:
-    """One line for a person: ``fine_tune 12/40: loss 2.31, learning_rate 0.0019``."""
-    of = f" {progress.step}/{progress.total}" if progress.total else f" {progress.step}"
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
-    return f"{progress.stage}{of}: {', '.join(filter(None, [progress.message, numbers]))}"
+    try:
+        yield report
+    finally:
+        file.close()
+        if pipes:
+            pipes.close()
 
 
 def _open_pipes() -> Any:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from forge_pipeline.progress import Progress, Report, silent
+from forge_pipeline.progress import Progress, Report, describe, silent
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -36,13 +36,6 @@ class _Lines:
             return
         self._stage, self._last = progress.stage, now
         print(describe(progress), file=sys.stderr, flush=True)
-
-
-def describe(progress: Progress) -> str:
-    """One moment in one line."""
-    count = f"{progress.step}/{progress.total}" if progress.total is not None else f"{progress.step}"
-    numbers = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
-    return "  ".join(part for part in (progress.stage, count, progress.message, numbers) if part)
 
 
 def _rich_bars() -> "_RichBars | None":
