@@ -1,174 +1,370 @@
 """Which tokens of a conversation the model learns: the assistant's turns, end of turn included.
 
 Two ways to the same mask. A chat template with ``{% generation %}`` tags says itself what
-the assistant wrote. For any other template the conversation is rendered prefix by prefix:
-what is added between the prompt of a turn (with the generation prompt) and the end of
-that turn is the assistant's. That needs every such rendering to be the beginning of the
-whole one; a template that renders history differently is refused, not guessed at.
+the assistant wrote. For any other template a turn is found by rendering: what is added
+between the prompt of the turn (with the generation prompt) and the end of that turn is the
+assistant's, provided that the prompt is exactly how the whole begins.
+
+Templates exist that render a turn differently once more follows: Qwen3 drops what was
+thought in earlier turns, Mistral moves the system prompt to the last question, Phi-3 ends
+the text with one more token. A turn is learnt only in a text that begins with its own
+prompt and holds the turn as it was first rendered; a turn that the whole conversation does
+not hold so is learnt in a row of its own, which ends with it. So what is learnt is always what the
+model sees and says when it speaks. What cannot be found so is refused, not guessed at.
 
 Laws: a turn's mask ends with its end-of-turn token, because a model that never learns it
-never stops; nothing after that token (a line break, usually) is learnt.
+never stops; nothing after that token (a line break, usually) is learnt; what is learnt
+holds the assistant's words; what tools, users and the system say is never learnt.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from forge_pipeline.data.examples import common_prefix_length
+from forge_pipeline.data.chat_template import ChatTemplate
+from forge_pipeline.data.messages import Message, is_learnt
+from forge_pipeline.data.token_batches import TokenizedText, tokenize_texts
 from forge_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _ADVICE = (
     "Set model.chat_template to a training template with {% generation %} tags around the assistant's turns, "
     "or set training.assistant_only_loss: false"
 )
+_THOUGHT_BEGINS, _THOUGHT_ENDS = "<think>", "</think>"
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is to be learnt from one row.
+
+    Attributes:
+        learn_from: Number of the first message that may be learnt; those before it are the prompt.
+        tools: Tool definitions for the template.
+        options: Further variables of the template, such as ``enable_thinking``.
+    """
+
+    messages: Sequence[Message]
+    learn_from: int = 0
+    tools: list[Any] | None = None
+    options: dict[str, Any] | None = None
+
+    @property
+    def turns(self) -> list[int]:
+        """Numbers of the messages to learn. An opening word of the assistant answers nobody, and is context."""
+        first = max(self.learn_from, 1)
+        return [
+            i
+            for i, message in enumerate(self.messages)
+            if i >= first and message["role"] == "assistant" and is_learnt(message)
+        ]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A conversation, or the beginning of one, as text, and which characters of it are learnt.
+
+    Attributes:
+        are_turns: Every span is a turn of the assistant, and must end with an end-of-turn token.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    are_turns: bool
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One row. `mask[t]` says whether token `input_ids[t]` is learnt; both of length T."""
+    """One row to train on: T token ids, and the spans [from, to) of those that are learnt, in order."""
 
-    input_ids: list[int]
-    mask: list[bool]
+    input_ids: Sequence[int]
+    spans: tuple[Span, ...]
+
+    @property
+    def mask(self) -> list[bool]:
+        """Whether each token is learnt, of length T."""
+        return [any(start <= t < stop for start, stop in self.spans) for t in range(len(self.input_ids))]
 
 
 @dataclass(frozen=True)
 class ChatMasker:
-    """Renders conversations with one tokenizer's chat template.
+    """Renders conversations with one tokenizer's chat template and finds what the assistant says in them.
 
     Attributes:
-        end_tokens: Ids of special tokens; a turn must end with one of them.
-        template_marks_turns: The template has generation tags.
+        end_tokens: Ids of special tokens by their text; a turn must end with one of them.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
-    template: str
-    end_tokens: frozenset[int]
-    template_marks_turns: bool
+    template: ChatTemplate
+    end_tokens: dict[str, int]
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "ChatMasker":
         """Raises DataError when the tokenizer has no chat template."""
-        if not tokenizer.chat_template:
-            raise DataError(
-                "the rows are conversations, but the tokenizer has no chat template; set model.chat_template"
-            )
-        template = tokenizer.get_chat_template()
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        ends = frozenset(special | set(tokenizer.all_special_ids))
-        return cls(tokenizer, template, ends, bool(_GENERATION_TAG.search(template)))
+        template = ChatTemplate.of(tokenizer)
+        special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        return cls(tokenizer, template, {text: i for text, i in (special | named).items() if text.strip()})
 
-    def tokens(
-        self, messages: Sequence[dict[str, Any]], *, learn_from: int, assistant_only: bool, tools: list[Any] | None
-    ) -> Tokens:
-        """Token ids and mask of one conversation.
+    def renderings(self, conversation: Conversation, *, assistant_only: bool) -> list[Rendering]:
+        """One text, or several where the template renders earlier turns differently later on; shortest first.
 
         Args:
-            messages: The whole conversation.
-            learn_from: Number of the first message that may be learnt; those before it are the prompt.
             assistant_only: Learn assistant turns only; else everything from `learn_from` on.
-            tools: Tool definitions for the template.
 
         Raises:
             DataError: The template refuses the conversation, or its turns cannot be told apart.
         """
         if not assistant_only:
-            return self._from_message(messages, learn_from, tools)
-        if self.template_marks_turns:
-            return self._marked(messages, learn_from, tools)
-        return self._by_prefix(messages, learn_from, tools)
+            return [self._from_message(conversation)]
+        if self.template.marks_turns(conversation.tools):
+            marked = self._marked(conversation)
+            if marked is not None:
+                return [marked]
+        return _Turns(self, conversation).renderings()
 
-    def length(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> int:
-        """Tokens in the rendered conversation; as a prompt, with what asks the assistant to speak."""
-        return len(self._ids(self._render(messages, None, prompt=prompt)))
+    def tokens(self, renderings: Sequence[Rendering]) -> list[Tokens | DataError]:
+        """Token ids and what is learnt of them, all in one call of the tokenizer.
 
-    def _from_message(self, messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None) -> Tokens:
-        ids = self._ids(self._render(messages, tools))
-        start = self._prompt_length(ids, messages, first, tools)
-        return Tokens(ids, [t >= start for t in range(len(ids))])
-
-    def _marked(self, messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None) -> Tokens:
-        encoded = self._apply(messages, tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-        ids, mask = list(encoded["input_ids"]), list(encoded["assistant_masks"])
-        if 1 not in mask and any(message["role"] == "assistant" for message in messages):
-            raise DataError("the chat template's {% generation %} tags mark nothing of the assistant's turns")
-        start = self._prompt_length(ids, messages, first, tools)
-        learnt = [False] * len(ids)
-        for begin, until in _runs([bool(bit) and t >= start for t, bit in enumerate(mask)]):
-            until = self._end_of_turn(ids, begin, until)
-            learnt[begin:until] = [True] * (until - begin)
-        return Tokens(ids, learnt)
-
-    def _prompt_length(
-        self, ids: list[int], messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None
-    ) -> int:
-        """Number of tokens before message `first`."""
-        if first == 0:
-            return 0
-        return common_prefix_length(self._ids(self._render(messages[:first], tools, prompt=True)), ids)
-
-    def _by_prefix(self, messages: Sequence[dict[str, Any]], first: int, tools: list[Any] | None) -> Tokens:
-        text = self._render(messages, tools)
-        ids = self._ids(text)
-        learnt = [False] * len(ids)
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant" or i < max(first, 1):  # an opening word of the assistant answers nobody
-                continue
-            start = self._boundary(text, ids, self._render(messages[:i], tools, prompt=True), i)
-            through = text if i + 1 == len(messages) else self._render(messages[: i + 1], tools)
-            end = self._end_of_turn(ids, start, self._boundary(text, ids, through, i))
-            learnt[start:end] = [True] * (end - start)
-        return Tokens(ids, learnt)
-
-    def _boundary(self, text: str, ids: list[int], prefix: str, turn: int) -> int:
-        """Number of tokens of `ids` that `prefix` accounts for.
-
-        Where a token reaches across the boundary (a line break of the template merged with one of the
-        answer), it belongs to the answer, as in TRL.
+        A text whose turns do not end with an end-of-turn token gives the error, not an exception: the others go on.
         """
-        if not text.startswith(prefix):
-            raise DataError(
-                f"the chat template renders the conversation up to message {turn} differently when more follows, "
-                f"so the assistant's tokens cannot be told apart. {_ADVICE}"
-            )
-        return common_prefix_length(self._ids(prefix), ids)
-
-    def _end_of_turn(self, ids: list[int], start: int, end: int) -> int:
-        """Where the turn in ``ids[start:end]`` ends: right after its end-of-turn token."""
-        last = next((t for t in range(end - 1, start - 1, -1) if ids[t] in self.end_tokens), None)
-        if last is None or self.tokenizer.decode(ids[last + 1 : end]).strip():
-            turn = self.tokenizer.decode(ids[start:end])
-            raise DataError(
-                f"the assistant's turn {turn[-60:]!r} does not end with a special end-of-turn token inside the loss "
-                "mask, so the model would never learn to stop. Use a chat template that ends the assistant's turn "
-                "with one, inside its {% generation %} tags if it has them (model.chat_template)"
-            )
-        return last + 1
-
-    def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, *, prompt: bool = False) -> str:
-        return str(self._apply(messages, tools, tokenize=False, add_generation_prompt=prompt))
-
-    def _apply(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, **options: Any) -> Any:
-        import jinja2
-
-        try:
-            return self.tokenizer.apply_chat_template(
-                list(messages), tools=tools, chat_template=self.template, **options
-            )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise DataError(f"the chat template refuses a conversation of {roles}: {error}") from error
-
-    def _ids(self, text: str) -> list[int]:
         # The template writes its own beginning-of-sequence token.
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        encoded = tokenize_texts(self.tokenizer, [each.text for each in renderings], add_special_tokens=False)
+        return [self._tokens(each, text) for each, text in zip(renderings, encoded, strict=True)]
+
+    def _tokens(self, rendering: Rendering, text: TokenizedText) -> Tokens | DataError:
+        spans = tuple((text.token_at(start), text.token_after(stop)) for start, stop in rendering.spans)
+        ends = self._end_ids
+        for (_, stop), chars in zip(spans, rendering.spans, strict=True):
+            if rendering.are_turns and (not stop or text.ids[stop - 1] not in ends):
+                return _no_end_of_turn(rendering.text[slice(*chars)])
+        return Tokens(text.ids, spans)
+
+    @cached_property
+    def _end_ids(self) -> frozenset[int]:
+        return frozenset(self.end_tokens.values())
+
+    @cached_property
+    def _end_texts(self) -> tuple[str, ...]:
+        return tuple(self.end_tokens)
+
+    @cached_property
+    def _end_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.end_tokens, key=lambda text: (-len(text), text))
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def _from_message(self, conversation: Conversation) -> Rendering:
+        for message in conversation.messages[conversation.learn_from :]:
+            if message["role"] == "assistant" and not is_learnt(message):
+                raise DataError(
+                    "a turn of the assistant has weight 0, but training.assistant_only_loss: false learns everything; "
+                    "set it to true"
+                )
+        text = self.template.render(conversation.messages, conversation.tools, conversation.options)
+        return Rendering(text, ((self._prompt_length(text, conversation), len(text)),), are_turns=False)
+
+    def _prompt_length(self, text: str, conversation: Conversation) -> int:
+        """Number of characters before the first message that may be learnt."""
+        if conversation.learn_from == 0:
+            return 0
+        prompt = self.template.render(
+            conversation.messages[: conversation.learn_from], conversation.tools, conversation.options, prompt=True
+        )
+        if not text.startswith(prompt):
+            raise _other_prompt(conversation.learn_from)
+        return len(prompt)
+
+    def _marked(self, conversation: Conversation) -> Rendering | None:
+        """The whole conversation with the turns that the template's tags enclose.
+
+        None where the template leaves out some of what the assistant thought or said, as it does in earlier turns.
+        """
+        marked = self.template.render_marked(conversation.messages, conversation.tools, conversation.options)
+        speaking = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+        spans = _merged(marked.spans)
+        if len(spans) < len(speaking):
+            found = f"only {len(spans)} of {len(speaking)}" if spans else "nothing"
+            raise DataError(f"the chat template's {{% generation %}} tags mark {found} of the assistant's turns")
+        if len(spans) == len(speaking):
+            wanted = set(conversation.turns)
+            kept = [(span, i) for span, i in zip(spans, speaking, strict=True) if i in wanted]
+            if any(_words_in(marked.text[slice(*span)], conversation.messages[i]) is None for span, i in kept):
+                return None
+            spans = [(self._after_prompt(marked.text, start, i, conversation), stop) for (start, stop), i in kept]
+        elif any(not is_learnt(conversation.messages[i]) for i in speaking):
+            raise DataError(
+                "the chat template marks one turn in several pieces, so no turn can be left out by its weight"
+            )
+        else:
+            first = self._prompt_length(marked.text, conversation)
+            spans = [(start, stop) for start, stop in spans if start >= first]
+        return Rendering(marked.text, tuple(self._through_end(marked.text, span) for span in spans), are_turns=True)
+
+    def _after_prompt(self, text: str, start: int, turn: int, conversation: Conversation) -> int:
+        """Where the turn begins: after what it shares with its prompt, where the tags enclose the end of that too."""
+        prompt = self.template.render(
+            conversation.messages[:turn], conversation.tools, conversation.options, prompt=True
+        )
+        return max(start, _common_length(text, prompt))
+
+    def _through_end(self, text: str, span: Span) -> Span:
+        """The span up to its end-of-turn token; what follows that token in it must be blank."""
+        start, stop = span
+        turn = text[start:stop].rstrip()
+        if not turn.endswith(self._end_texts):
+            raise _no_end_of_turn(turn)
+        return start, start + len(turn)
 
 
-def _runs(mask: Sequence[bool]) -> list[tuple[int, int]]:
-    """Start and end of every run of True."""
-    edges = [t for t in range(len(mask) + 1) if (t < len(mask) and mask[t]) != (t > 0 and mask[t - 1])]
-    return list(zip(edges[::2], edges[1::2], strict=True))
+@dataclass
+class _Turns:
+    """Finds the turns of one conversation by rendering its beginnings."""
+
+    masker: ChatMasker
+    conversation: Conversation
+    _rendered: dict[tuple[int, bool], str] = field(default_factory=dict)
+
+    def renderings(self) -> list[Rendering]:
+        remaining = self.conversation.turns
+        length = len(self.conversation.messages)
+        if not remaining:
+            return [Rendering(self._render(length), (), are_turns=True)]
+        found: list[Rendering] = []
+        while remaining:
+            text = self._render(length)
+            spans = {i: span for i in remaining if (span := self._span(text, i, length)) is not None}
+            if spans:
+                found.append(Rendering(text, tuple(spans.values()), are_turns=True))
+                remaining = [i for i in remaining if i not in spans]
+            length = remaining[-1] + 1 if remaining else 0
+        return found[::-1]
+
+    def _span(self, text: str, turn: int, length: int) -> Span | None:
+        """Where the turn stands in the text of the first `length` messages.
+
+        None: the text renders it differently, and a shorter text is to be tried.
+
+        Raises:
+            DataError: The text ends with the turn, and still it cannot be found.
+        """
+        is_last = turn + 1 == length
+        message = self.conversation.messages[turn]
+        prompt = self._render(turn, prompt=True)
+        if not text.startswith(prompt):
+            return self._absent(is_last, lambda: _other_prompt(turn))
+        start = len(prompt)
+        end = self._end(text, start, text if is_last else self._render(turn + 1))
+        if end is None:
+            return self._absent(is_last, lambda: _no_end_of_turn(text[start:]))
+        words = text[start:end]
+        at = _words_in(words, message)
+        if at is None:
+            return self._absent(is_last, lambda: _other_words(turn))
+        if words[:at].strip() and prompt == self._render(turn):
+            raise DataError(
+                f"the chat template adds nothing when it asks the assistant to speak, but begins its turns with "
+                f"{words[:at].strip()[-40:]!r}, which would be learnt as if it were the assistant's. {_ADVICE}"
+            )
+        return start, end
+
+    def _end(self, text: str, start: int, through: str) -> int | None:
+        """Where the turn that begins at `start` ends: right after its end-of-turn token; None where it has none.
+
+        Args:
+            through: The conversation up to and with the turn. Where `text` goes on differently, only special tokens
+                and white space may be left of it.
+        """
+        if text.startswith(through):
+            turn = text[start : len(through)].rstrip()
+            return start + len(turn) if turn.endswith(self.masker._end_texts) else None
+        stop = _common_length(text, through)
+        ends = [found.end() for found in self.masker._end_pattern.finditer(text, start, stop)]
+        rests = (self.masker._end_pattern.sub("", through[end:]) for end in reversed(ends))
+        return next((end for end, rest in zip(reversed(ends), rests, strict=True) if not rest.strip()), None)
+
+    @staticmethod
+    def _absent(is_last: bool, error: Callable[[], DataError]) -> None:
+        if is_last:
+            raise error()
+
+    def _render(self, length: int, *, prompt: bool = False) -> str:
+        """The first `length` messages, rendered once."""
+        if (length, prompt) not in self._rendered:
+            conversation = self.conversation
+            self._rendered[length, prompt] = self.masker.template.render(
+                conversation.messages[:length], conversation.tools, conversation.options, prompt=prompt
+            )
+        return self._rendered[length, prompt]
+
+
+def _words_in(turn: str, message: Message) -> int | None:
+    """Where a message's words begin in its rendered turn; None if they, a thought or a call of it are not in it.
+
+    What was thought may be set apart from the words by the template.
+    """
+    if any(call["function"]["name"] not in turn for call in message.get("tool_calls") or ()):
+        return None
+    thought, end, spoken = message["content"].rpartition(_THOUGHT_ENDS)
+    thoughts = (thought.replace(_THOUGHT_BEGINS, ""), *(message.get(name) for name in _THOUGHT_KEYS))
+    if any(isinstance(each, str) and each.strip() not in turn for each in thoughts):
+        return None
+    words = message["content"].strip()
+    if not words:
+        return 0
+    # After the words may come calls, which repeat any of them; before the words only what leads up to them.
+    find = turn.find if message.get("tool_calls") else turn.rfind
+    found = (find(words), find(spoken.strip()) if end else -1)
+    return next((at for at in found if at >= 0), None)
+
+
+def _common_length(first: str, second: str) -> int:
+    """How many leading characters two texts share, by bisection: comparing slices is fast."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first.startswith(second[low:middle], low):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    """Spans in order, those that touch made one."""
+    merged: list[Span] = []
+    for start, stop in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def _no_end_of_turn(turn: str) -> DataError:
+    return DataError(
+        f"the assistant's turn {turn[-60:]!r} does not end with a special end-of-turn token inside the loss "
+        "mask, so the model would never learn to stop. Use a chat template that ends the assistant's turn "
+        "with one, inside its {% generation %} tags if it has them (model.chat_template)"
+    )
+
+
+def _other_prompt(turn: int) -> DataError:
+    return DataError(
+        f"what the chat template asks message {turn} with is not how it begins the conversation once the answer is "
+        "there, so the model would learn to answer another prompt than it is given; the assistant's tokens cannot be "
+        f"told apart. {_ADVICE}"
+    )
+
+
+def _other_words(turn: int) -> DataError:
+    return DataError(
+        f"the chat template does not render the words or the calls of message {turn} as they are, so something else "
+        f"would be learnt. {_ADVICE}"
+    )

@@ -8,16 +8,38 @@ joined as they are. A row that cannot be learnt from raises `RowError` with the 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from forge_pipeline.data.schemas import CHAT_PAIRS, CONTEXT_COLUMNS, CONVERSATION_COLUMNS, ROLES, Shape
+from forge_pipeline.data.messages import Message, RowError, alternating, messages_of, tools_of
+from forge_pipeline.data.schemas import (
+    CHAT_PAIRS,
+    COMPLETION_COLUMNS,
+    CONTEXT_COLUMNS,
+    CONVERSATION_COLUMNS,
+    LABEL_COLUMNS,
+    PREFERENCE_PAIRS,
+    QUESTION_COLUMNS,
+    SYSTEM_COLUMNS,
+    TEXT_COLUMNS,
+    Shape,
+)
+from forge_pipeline.data.task_layouts import (
+    answer_in_context,
+    called_tools,
+    check_no_tree_node,
+    glaive_conversation,
+    steps_of,
+    summary_of,
+    translation_of,
+)
 
-Message = dict[str, Any]
+__all__ = ["Example", "Message", "RowError", "common_prefix_length", "conversation_of", "example_of", "unpaired"]
 
-
-class RowError(ValueError):
-    """Why one row cannot be used. Internal: it becomes a named skip, or a `DataError`."""
+# Where an answer begins in a text of turns, as HH-RLHF writes its dialogues.
+_ANSWER_TURN = "\n\nAssistant:"
+_YES = frozenset(("true", "1", "+1", "yes", "good", "desirable", "up", "thumbs up", "thumbs_up", "👍"))
+_NO = frozenset(("false", "0", "-1", "no", "bad", "undesirable", "down", "thumbs down", "thumbs_down", "👎"))
 
 
 @dataclass(frozen=True)
@@ -27,14 +49,16 @@ class Example:
     Attributes:
         shape: The layout that the row was recognised by.
         columns: `messages` | `text` | `prompt` | `prompt`, `completion` | `prompt`, `chosen`,
-            `rejected` | `prompt`, `completion`, `label`. Text in standard format, lists of
-            messages in conversational format.
+            `rejected` | `prompt`, `completion`, `label` | `prompt`, `completions`, `labels`. Text in
+            standard format, lists of messages in conversational format.
         tools: Tool definitions that the row brings for its chat template, or None.
+        template_options: What else it brings for it (TRL's `chat_template_kwargs`), such as ``enable_thinking``.
     """
 
     shape: Shape
     columns: dict[str, Any]
     tools: list[Any] | None = None
+    template_options: Mapping[str, Any] | None = None
 
 
 def example_of(row: Mapping[str, Any]) -> Example:
@@ -44,10 +68,11 @@ def example_of(row: Mapping[str, Any]) -> Example:
         RowError: No known layout, or its texts are empty, null or of the wrong type.
     """
     names = {name.casefold(): name for name in reversed(list(row)) if row[name] is not None}
-    for recognise in (_preference, _unpaired, _conversation, _prompt_completion, _chat_pair, _text, _prompt_only):
+    for recognise in _RECOGNISERS:
         example = recognise(row, names)
         if example is not None:
-            return example
+            options = row.get("chat_template_kwargs")
+            return replace(example, template_options=options) if isinstance(options, dict) and options else example
     raise RowError(f"columns {', '.join(row) or '(none)'} form no known dataset layout")
 
 
@@ -64,6 +89,8 @@ def conversation_of(row: Mapping[str, Any]) -> list[dict[str, str]] | None:
         turns = columns["messages"]
     elif "text" in columns:
         return None
+    elif "completions" in columns:
+        turns = [*_as_turns(columns["prompt"], "user"), *_as_turns("\n".join(columns["completions"]), "assistant")]
     else:
         answer = columns.get("chosen", columns.get("completion", []))
         turns = [*_as_turns(columns["prompt"], "user"), *_as_turns(answer, "assistant")]
@@ -83,56 +110,132 @@ def _as_turns(value: Any, role: str) -> list[Message]:
     return list(value)
 
 
+def unpaired(example: Example) -> tuple[Example, Example]:
+    """A preference row as two rows with a label: the chosen answer is good, the rejected one is not."""
+    columns = ("prompt", "completion", "label")
+    shape = Shape("completion with label", columns, "unpaired preference", example.shape.dataset_format)
+    prompt, chosen, rejected = (example.columns[name] for name in ("prompt", "chosen", "rejected"))
+    good, bad = (
+        dict(zip(columns, values, strict=True)) for values in ((prompt, chosen, True), (prompt, rejected, False))
+    )
+    return replace(example, shape=shape, columns=good), replace(example, shape=shape, columns=bad)
+
+
 def _preference(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
-    if not {"chosen", "rejected"} <= names.keys():
+    pair = next((pair for pair in PREFERENCE_PAIRS if set(pair) <= names.keys()), None)
+    if pair is None:
         return None
-    chosen, rejected = (_answer(row[names[name]], name) for name in ("chosen", "rejected"))
+    chosen, rejected = (_answer(row[names[name]], name) for name in pair)
     prompt, own = _prompt(row, names)
     if prompt is None or _begin_with_a_question(chosen, rejected):
         prompt, chosen, rejected = _split_common_prompt(chosen, rejected)
+    if chosen == rejected:
+        raise RowError(f"{pair[0]} and {pair[1]} are the same, so neither is preferred")
     columns = ("prompt", "chosen", "rejected")
     if own and all(isinstance(value, str) for value in (prompt, chosen, rejected)):
-        shape = Shape("preference", columns, "preference", "standard")
+        shape = Shape("preference", ("prompt", *pair), "preference", "standard")
         return Example(shape, dict(zip(columns, (prompt, chosen, rejected), strict=True)))
-    shape = Shape("preference", columns, "preference", "conversational")
+    shape = Shape("preference", ("prompt", *pair), "preference", "conversational")
     values = (_as_turns(prompt, "user"), _as_turns(chosen, "assistant"), _as_turns(rejected, "assistant"))
     if not all(values):
         raise RowError("prompt, chosen or rejected has no message")
-    return Example(shape, dict(zip(columns, values, strict=True)), _tools(row))
+    return Example(shape, dict(zip(columns, values, strict=True)), tools_of(row))
 
 
 def _unpaired(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
-    completion = names.get("completion") or names.get("response")
-    label = _label(row[names["label"]]) if "label" in names else None
-    if completion is None or label is None:
+    labels = (_label(row[names[name]]) for name in LABEL_COLUMNS if name in names)
+    label = next((label for label in labels if label is not None), None)
+    if label is None:
         return None
+    columns = ("prompt", "completion", "label")
+    completion = next((names[name] for name in COMPLETION_COLUMNS if name in names), None)
+    if completion is None:
+        return _judged_conversation(row, names, label)
     prompt, own = _prompt(row, names)
     if prompt is None:
         return None
     answer = _answer(row[completion], completion)
-    columns = ("prompt", "completion", "label")
     if own and isinstance(prompt, str) and isinstance(answer, str):
         shape = Shape("completion with label", columns, "unpaired preference", "standard")
         return Example(shape, {"prompt": prompt, "completion": answer, "label": label})
     shape = Shape("completion with label", columns, "unpaired preference", "conversational")
     turns = {"prompt": _as_turns(prompt, "user"), "completion": _as_turns(answer, "assistant")}
-    return Example(shape, {**turns, "label": label}, _tools(row))
+    return Example(shape, {**turns, "label": label}, tools_of(row))
+
+
+def _judged_conversation(row: Mapping[str, Any], names: Mapping[str, str], label: bool) -> Example | None:
+    """LLaMA-Factory's layout: the label is about the last answer of a conversation."""
+    example = _conversation(row, names)
+    if example is None:
+        return None
+    *prompt, answer = example.columns["messages"]
+    if answer["role"] != "assistant" or not prompt:
+        raise RowError("has a label, but its conversation does not end with an answer of the assistant")
+    shape = Shape("conversation with label", (*example.shape.columns, "label"), "unpaired preference", "conversational")
+    return replace(example, shape=shape, columns={"prompt": prompt, "completion": [answer], "label": label})
+
+
+def _steps(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
+    columns = steps_of(row, names)
+    if columns is None:
+        return None
+    return Example(Shape("steps with labels", tuple(columns), "stepwise supervision", "standard"), columns)
 
 
 def _conversation(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
     for column in CONVERSATION_COLUMNS:
         if column not in names or not isinstance(row[names[column]], Sequence) or isinstance(row[names[column]], str):
             continue
-        messages = _messages(_alternating(row[names[column]]), names[column])
-        system = row.get(names.get("system", ""))
-        if isinstance(system, str) and system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
+        messages = messages_of(alternating(row[names[column]]), names[column])
+        if messages[0]["role"] != "system":
+            messages = [*_system(row, names), *messages]
         from_value = any(isinstance(item, Mapping) and "from" in item for item in row[names[column]])
         name = "ShareGPT" if from_value else "chat"
         return Example(
-            Shape(name, (column,), "language modeling", "conversational"), {"messages": messages}, _tools(row)
+            Shape(name, (column,), "language modeling", "conversational"), {"messages": messages}, tools_of(row)
         )
+    messages = glaive_conversation(row, names) or []
+    if messages:
+        return Example(Shape("Glaive", ("chat",), "language modeling", "conversational"), {"messages": messages})
     return None
+
+
+def _tool_use(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
+    found = called_tools(row, names)
+    if found is None:
+        return None
+    query, calls = found
+    shape = Shape("xLAM", ("query", "tools", "answers"), "prompt-completion", "conversational")
+    columns = {
+        "prompt": [*_system(row, names), {"role": "user", "content": query}],
+        "completion": [{"role": "assistant", "content": "", "tool_calls": calls}],
+    }
+    return Example(shape, columns, tools_of({"tools": row[names["tools"]]}))
+
+
+def _task(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
+    """Extractive questions, summaries and translations."""
+    if squad := answer_in_context(row, names):
+        question, context, answer = squad
+        return _one_turn(row, names, "SQuAD", ("question", "context", "answers"), f"{question}\n\n{context}", answer)
+    if pair := summary_of(row, names):
+        document, summary = (_text_value(row[names[name]], name) for name in pair)
+        return _one_turn(row, names, f"{pair[0]} and {pair[1]}", pair, document, summary)
+    if translation := translation_of(row, names):
+        source, target, original, translated = translation
+        name = f"translation from {source} to {target}"
+        return _one_turn(row, names, name, ("translation",), original, translated)
+    return None
+
+
+def _one_turn(
+    row: Mapping[str, Any], names: Mapping[str, str], name: str, columns: tuple[str, ...], question: str, answer: str
+) -> Example:
+    turns = {
+        "prompt": [*_system(row, names), {"role": "user", "content": question}],
+        "completion": [{"role": "assistant", "content": answer}],
+    }
+    return Example(Shape(name, columns, "prompt-completion", "conversational"), turns)
 
 
 def _prompt_completion(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
@@ -146,7 +249,7 @@ def _prompt_completion(row: Mapping[str, Any], names: Mapping[str, str]) -> Exam
         return Example(shape, {"prompt": prompt, "completion": completion})
     shape = Shape("prompt and completion", columns, "prompt-completion", "conversational")
     turns = {"prompt": _as_turns(prompt, "user"), "completion": _as_turns(completion, "assistant")}
-    return Example(shape, turns, _tools(row))
+    return Example(shape, turns, tools_of(row))
 
 
 def _chat_pair(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
@@ -163,10 +266,12 @@ def _chat_pair(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | No
 
 
 def _text(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
-    if "text" not in names:
+    check_no_tree_node(row, names)
+    column = next((name for name in TEXT_COLUMNS if name in names), None)
+    if column is None or (column == "content" and "role" in names):
         return None
-    shape = Shape("text", ("text",), "language modeling", "standard")
-    return Example(shape, {"text": _text_value(row[names["text"]], "text")})
+    shape = Shape("text", (column,), "language modeling", "standard")
+    return Example(shape, {"text": _text_value(row[names[column]], column)})
 
 
 def _prompt_only(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | None:
@@ -174,7 +279,7 @@ def _prompt_only(row: Mapping[str, Any], names: Mapping[str, str]) -> Example | 
         return None
     prompt = _prompt_value(row[names["prompt"]], "prompt")
     shape = Shape("prompt", ("prompt",), "prompt-only", "standard" if isinstance(prompt, str) else "conversational")
-    return Example(shape, {"prompt": prompt}, _tools(row))
+    return Example(shape, {"prompt": prompt}, tools_of(row))
 
 
 def _prompt(row: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str | list[Message] | None, bool]:
@@ -183,8 +288,8 @@ def _prompt(row: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str | lis
         return _prompt_value(row[names["prompt"]], "prompt"), True
     for column in CONVERSATION_COLUMNS:
         if column in names:
-            return _messages(row[names[column]], column), False
-    for column in ("instruction", "question"):
+            return [*_system(row, names), *messages_of(row[names[column]], column)], False
+    for column in QUESTION_COLUMNS:
         if column in names:
             return _chat_prompt(row, names, column), False
     return None, True
@@ -196,9 +301,13 @@ def _chat_prompt(row: Mapping[str, Any], names: Mapping[str, str], question: str
         context = row[names[column]] if column in names and column != question else None
         if isinstance(context, str) and context.strip():
             text = f"{text}\n\n{context}"
-    system = row.get(names.get("system", ""))
-    lead = [{"role": "system", "content": system}] if isinstance(system, str) and system else []
-    return [*lead, {"role": "user", "content": text}]
+    return [*_system(row, names), {"role": "user", "content": text}]
+
+
+def _system(row: Mapping[str, Any], names: Mapping[str, str]) -> list[Message]:
+    """The system message that stands in a column of its own, or nothing."""
+    texts = (row[names[column]] for column in SYSTEM_COLUMNS if column in names)
+    return [{"role": "system", "content": text} for text in texts if isinstance(text, str) and text][:1]
 
 
 def _split_common_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
@@ -206,7 +315,9 @@ def _split_common_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     if type(chosen) is not type(rejected):
         raise RowError("chosen and rejected are of different kinds; expected two texts or two lists of messages")
     common = common_prefix_length(chosen, rejected)
-    if common and chosen[common - 1] == " ":  # the space belongs to the first word of the answer
+    if isinstance(chosen, str) and _ANSWER_TURN in chosen[:common]:
+        common = chosen.rindex(_ANSWER_TURN, 0, common) + len(_ANSWER_TURN)
+    elif common and chosen[common - 1] == " ":  # the space belongs to the first word of the answer
         common -= 1
     if not common or not chosen[common:] or not rejected[common:]:
         raise RowError("there is no prompt column, and chosen and rejected do not share a beginning and then differ")
@@ -220,13 +331,13 @@ def _begin_with_a_question(*answers: Any) -> bool:
 
 def _answer(value: Any, column: str) -> str | list[Message]:
     if isinstance(value, Mapping):  # one message, as LLaMA-Factory writes chosen and rejected
-        return _messages([value], column)
+        return messages_of([value], column)
     return _prompt_value(value, column)
 
 
 def _prompt_value(value: Any, column: str) -> str | list[Message]:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return _messages(value, column)
+        return messages_of(value, column)
     return _text_value(value, column)
 
 
@@ -241,68 +352,24 @@ def _text_value(value: Any, column: str) -> str:
 
 
 def _label(value: Any) -> bool | None:
-    """A yes/no label as files write it, or None when it is something else."""
+    """A verdict as files write it, or None when it is something else."""
     if isinstance(value, str):
-        return {"true": True, "false": False, "1": True, "0": False}.get(value.strip().casefold())
-    return bool(value) if isinstance(value, bool | int) and value in (0, 1) else None
+        word = value.strip().casefold()
+        return True if word in _YES else False if word in _NO else None
+    if not isinstance(value, bool | int | float) or value not in (0, 1, -1):
+        return None
+    return value == 1
 
 
-def _tools(row: Mapping[str, Any]) -> list[Any] | None:
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except ValueError as error:
-            raise RowError(f"tools is not JSON: {error}") from error
-    return list(tools) if isinstance(tools, list) and tools else None
-
-
-def _messages(value: Any, column: str) -> list[Message]:
-    """Messages with role and content, or turns with from and value."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise RowError(f"{column} is {type(value).__name__}; expected a list of messages")
-    if not value:
-        raise RowError(f"{column} has no messages")
-    messages = [_message(item, f"{column}[{i}]") for i, item in enumerate(value)]
-    if not any(str(message.get("content", "")).strip() or "tool_calls" in message for message in messages):
-        raise RowError(f"{column} holds no text")
-    return messages
-
-
-def _alternating(turns: Sequence[Any]) -> Sequence[Any]:
-    """Plain texts as turns of user and assistant; anything else as it is."""
-    if not all(isinstance(turn, str) for turn in turns):
-        return turns
-    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-
-
-def _message(item: Any, where: str) -> Message:
-    if not isinstance(item, Mapping):
-        raise RowError(f"{where} is {type(item).__name__}; expected a message with role and content")
-    spoken = item.get("role", item.get("from"))
-    role = ROLES.get(spoken.casefold()) if isinstance(spoken, str) else None
-    if role is None:
-        raise RowError(f"{where} has the role {spoken!r}; expected system, user, assistant or tool")
-    known = ("role", "from", "content", "value")
-    extra = {key: value for key, value in item.items() if key not in known and value is not None}
-    content = item.get("content", item.get("value"))
-    if content is None and not extra.get("tool_calls"):
-        raise RowError(f"{where} ({role}) has no content")
-    return {"role": role, "content": _content(content, where), **extra}
-
-
-def _content(content: Any, where: str) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise RowError(f"{where} has content of type {type(content).__name__}; expected text")
-    texts = []
-    for part in content:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
-        if not isinstance(text, str):
-            raise RowError(f"{where} has a content part of type {kind!r}; only text can be learnt")
-        texts.append(text)
-    return "".join(texts)
+_RECOGNISERS = (
+    _preference,
+    _unpaired,
+    _steps,
+    _conversation,
+    _tool_use,
+    _prompt_completion,
+    _chat_pair,
+    _task,
+    _text,
+    _prompt_only,
+)

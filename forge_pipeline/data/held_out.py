@@ -1,6 +1,8 @@
 """Rows that a model was not trained on, as text; and whether the data changed since last time."""
 
+import tempfile
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forge_pipeline.data.artifacts import RawDataset
@@ -36,8 +38,14 @@ def source_digest(config: "ForgeConfig") -> Digest:
     Raises:
         DataError: A source is missing or cannot be reached.
     """
-    sources = [
-        resolve_source(name, revision=None if i else config.data.revision, offline=config.model.offline)
-        for i, name in enumerate(config.data.names)
-    ]
-    return json_digest([[source.uri, source.revision, source.digest] for source in sources])
+    with tempfile.TemporaryDirectory(prefix="forge-sources-") as folder:
+        sources = [
+            resolve_source(
+                entry.name_or_path,
+                revision=entry.revision,
+                offline=config.model.offline,
+                scratch=Path(folder, str(number)),
+            )
+            for number, entry in enumerate(config.data.datasets)
+        ]
+        return json_digest([[source.uri, source.revision, source.digest] for source in sources])

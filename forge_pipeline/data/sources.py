@@ -1,151 +1,132 @@
 """Dataset names of a recipe -> the files or Hub splits behind them, pinned and digested.
 
-Order of meaning: ``package:<module>/<path or glob>``, then an existing file or folder,
-then a Hub id. Installed packages are located without importing them.
+Order of meaning: ``package:<module>/<path or glob>``, then a URL of an object store, then an
+existing file or folder, then a Hub id, of which ``<id>:<configuration>`` names one
+configuration. Installed packages are located without importing them.
 """
 
 import importlib.metadata
 import importlib.util
-import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from forge_pipeline.data.columns import without_nulls
-from forge_pipeline.data.reading import ReadRow, Rows, is_data_file, known_suffixes, read_rows
-from forge_pipeline.data.splits import as_split
+from forge_pipeline.data.hub import HUB_NAME, hub_source
+from forge_pipeline.data.local_files import LocalFile, ReadFile, manifest_digest, may_hold_rows
+from forge_pipeline.data.parts import Part, Source, file_parts, folder_source, shown_name
+from forge_pipeline.data.reading import is_data_file, read_rows
 from forge_pipeline.errors import DataError
-from forge_pipeline.integrity import Digest, Manifest, ManifestEntry
 
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+__all__ = ["Part", "Source", "recorded_url", "resolve_source"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# Files about a dataset that lie beside its rows: Hub cards, `save_to_disk`, our own artefacts.
-_NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "provenance.json")
-_HUB_TIMEOUT = 10.0  # seconds
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_QUERY = re.compile(r"\?[\w.-]+=.*", re.DOTALL)  # a question mark alone may be part of a glob or of an object's name
 
 
-@dataclass(frozen=True)
-class Part:
-    """Rows of one file or Hub split. `label` names it in reports; `split` is the declared split, if any."""
-
-    label: str
-    split: str | None
-    read: Callable[[], Rows]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One dataset of a recipe, found. Fields as in `SourceProvenance`."""
-
-    name: str
-    uri: str
-    parts: tuple[Part, ...]
-    revision: str | None = None
-    license: str | None = None
-    origin: str | None = None
-    digest: Digest | None = None
-
-
-def resolve_source(name: str, *, revision: str | None = None, offline: bool = False) -> Source:
+def resolve_source(
+    name: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    read: ReadFile = read_rows,
+    scratch: Path | None = None,
+) -> Source:
     """Find the dataset that `name` means.
 
     Args:
-        name: A file, a folder, ``package:<module>/<path or glob>``, or a Hub id.
-        revision: Hub revision; anything else has none.
+        name: A file, a folder, ``package:<module>/<path or glob>``, a URL of an object store (one file, or a prefix
+            under which there are data files), or a Hub id, with ``:<configuration>`` where it has several.
+        revision: Commit, tag or branch, of a Hub dataset only.
         offline: Ask the Hub for nothing; read a copy in its cache on this machine.
+        read: How a file becomes rows.
+        scratch: Where the files behind a URL are put, to be read from there; it need not exist yet.
 
     Raises:
         DataError: There is no such dataset, or it cannot be reached.
     """
-    if name.startswith("package:"):
-        return _package_source(name)
     path = Path(name)
+    if not name.startswith("package:") and not _URL.match(name) and not _exists(name, path):
+        if HUB_NAME.fullmatch(name) and not is_data_file(path):
+            return hub_source(name, revision, offline, read)
+        raise DataError(f"{name}: there is no such file or folder; check data.dataset_name_or_path")
+    if revision is not None:
+        shown = recorded_url(name) if _URL.match(name) else name
+        raise DataError(
+            f"{shown}: has no revision {revision!r}: only datasets of the Hub have revisions. Remove the key; what was "
+            "read is recorded by its digest"
+        )
+    if name.startswith("package:"):
+        return _package_source(name, read)
+    if _URL.match(name):
+        return _remote_source(name, read, scratch)
+    return _local_source(name, path, read)
+
+
+def _exists(name: str, path: Path) -> bool:
     try:
-        exists = path.exists()
+        if path.exists():
+            return True
+        is_link = path.is_symlink()
     except (OSError, ValueError) as error:  # no permission, a name that is too long, a NUL in it
         raise DataError(f"{name[:200]}: cannot be looked up: {error}; check data.dataset_name_or_path") from error
-    if exists:
-        return _local_source(name, path)
-    if _HUB_ID.fullmatch(name) and not is_data_file(path):
-        return _hub_source(name, revision, offline)
-    raise DataError(f"{name}: there is no such file or folder; check data.dataset_name_or_path")
+    if is_link:
+        raise DataError(f"{name}: is a link that leads nowhere, or in a circle; repair it, or name the file itself")
+    return False
 
 
-def _local_source(name: str, path: Path) -> Source:
-    shown = PurePosixPath(path.name if path.is_absolute() or ".." in path.parts else path.as_posix())
-    if path.is_file():
-        part = Part(path.name, None, lambda: read_rows(path))
-        return Source(str(shown), f"file:{shown}", (part,), digest=_file_digest(path))
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _holds_rows(file.relative_to(path)))
-    if not files:
-        raise DataError(
-            f"{path}: the folder holds no data files; expected {', '.join(known_suffixes())}, or .gz of them"
-        )
-    splits = {file: _declared_split(file.relative_to(path)) for file in files}
-    stray = [file for file, split in splits.items() if split is None]
-    if stray and len(stray) < len(files):
-        raise DataError(
-            f"{stray[0]}: some files of this folder declare a split and this one does not. "
-            "Name it train..., validation... or test..., or move it out of the folder"
-        )
-    if not stray and "train" not in splits.values():
-        found = ", ".join(sorted({str(split) for split in splits.values()}))
-        raise DataError(f"{path}: the folder declares the splits {found}, but no train split")
-    return Source(str(shown), f"file:{shown}", _parts(path, splits), digest=_manifest_digest(path, files))
+def _local_source(name: str, path: Path, read: ReadFile) -> Source:
+    return folder_source(name, path, read) if path.is_dir() else _file_source(name, path, read)
 
 
-def _holds_rows(relative: Path) -> bool:
-    hidden = any(part.startswith(".") for part in relative.parts)
-    return is_data_file(relative) and not hidden and relative.name not in _NOT_ROWS
+def _file_source(name: str, path: Path, read: ReadFile) -> Source:
+    file = LocalFile.of(path)
+    shown = shown_name(name, path)
+    parts = file_parts(path.parent, [file], read)
+    return Source(shown, f"file:{shown}", lambda: parts, digest=file.digest)
 
 
-def _declared_split(relative: Path) -> str | None:
-    """From the file's own name, else from the folder it lies in."""
-    names = [relative.name, *reversed(relative.parent.parts)]
-    return next((split for name in names if (split := as_split(name))), None)
+def _remote_source(url: str, read: ReadFile, scratch: Path | None) -> Source:
+    """The files behind a URL, copied here. What is recorded of the URL holds no credentials."""
+    from forge_pipeline.data.remote import fetch_remote
+
+    if scratch is None:
+        raise ValueError("scratch is needed to read from a URL")
+    files = fetch_remote(url, scratch, wanted=may_hold_rows).files
+    shown = recorded_url(url)
+    one = len(files) == 1
+    found = _file_source(shown, files[0].path, read) if one else folder_source(shown, scratch, read)
+    version = (files[0].version or files[0].etag) if one else None
+    return replace(found, name=shown, uri=shown, revision=version, origin=shown)
 
 
-def _parts(root: Path, splits: dict[Path, str | None]) -> tuple[Part, ...]:
-    def reader(file: Path) -> Callable[[], Rows]:
-        return lambda: read_rows(file)
+def recorded_url(url: str) -> str:
+    """A URL without what may be a secret: user and password, query (signatures, tokens) and fragment."""
+    from forge_pipeline.data.remote import redacted
 
-    return tuple(Part(file.relative_to(root).as_posix(), split, reader(file)) for file, split in splits.items())
-
-
-def _file_digest(path: Path) -> Digest:
-    try:
-        return Digest.of_file(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return _QUERY.sub("", redacted(url))
 
 
-def _manifest_digest(root: Path, files: list[Path]) -> Digest:
-    entries = (ManifestEntry(f.relative_to(root).as_posix(), f.stat().st_size, _file_digest(f)) for f in files)
-    return Manifest(tuple(sorted(entries))).digest
-
-
-def _package_source(name: str) -> Source:
+def _package_source(name: str, read: ReadFile) -> Source:
     module, _, inside = name.removeprefix("package:").partition("/")
     if not inside or PurePosixPath(inside).is_absolute() or ".." in PurePosixPath(inside).parts:
         raise DataError(f"{name}: expected package:<module>/<path or glob of a data file in it>")
     root = _package_directory(module, name)
-    files = sorted(file for file in root.glob(inside) if file.is_file() and file.resolve().is_relative_to(root))
-    if not files:
+    paths = sorted(path for path in root.glob(inside) if path.is_file() and path.resolve().is_relative_to(root))
+    if not paths:
         raise DataError(f"{name}: the installed module {module!r} holds no file {inside!r}")
+    files = [LocalFile.of(path) for path in paths]
+    parts = file_parts(root, files, read)
     distribution = _distribution_of(module, name)
     metadata = distribution.metadata
     return Source(
         name,
         f"package:{metadata['Name']}=={distribution.version}/{module.replace('.', '/')}/{inside}",
-        _parts(root, dict.fromkeys(files)),
+        lambda: parts,
         revision=distribution.version,
         license=_license_of(metadata),
         origin=_origin_of(metadata),
-        digest=_file_digest(files[0]) if len(files) == 1 else _manifest_digest(root, files),
+        digest=files[0].digest if len(files) == 1 else manifest_digest(root, files),
     )
 
 
@@ -191,76 +172,3 @@ def _origin_of(metadata: Any) -> str | None:
     wanted = ("repository", "source", "source code", "homepage", "documentation")
     home: str | None = metadata.get("Home-page")
     return next((urls[label] for label in wanted if label in urls), home)
-
-
-def _hub_source(name: str, revision: str | None, offline: bool) -> Source:
-    if offline or os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "true", "yes", "on"):
-        return _hub_snapshot(name, revision)
-    from datasets import load_dataset
-
-    try:
-        commit, license_name = _hub_facts(name, revision)
-        loaded = load_dataset(name, revision=commit)
-    # Protects from the network and from whatever a dataset repository makes its loader raise.
-    except Exception as error:
-        raise DataError(
-            f"{name}: there is no such file or folder here, and the Hugging Face Hub did not give it: {error}. "
-            "Check the name, data.revision and the network, or set model.offline to use a copy made before"
-        ) from error
-    parts = hub_parts(name, loaded)
-    return Source(name, f"hub:{name}@{commit}", parts, commit, license_name, _hub_page(name))
-
-
-def _hub_snapshot(name: str, revision: str | None) -> Source:
-    """A copy in the Hub's cache on this machine, read as a folder. Its folder's name is the commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        raise DataError(
-            f"{name}: there is no such file or folder here, and no copy of it in the Hub's local cache (model.offline "
-            f"or HF_HUB_OFFLINE is set). Fetch it once: hf download --repo-type dataset {name}"
-        ) from error
-    found = _local_source(str(folder), folder)
-    return replace(found, name=name, uri=f"hub:{name}@{folder.name}", revision=folder.name, origin=_hub_page(name))
-
-
-def _hub_page(name: str) -> str:
-    return f"https://huggingface.co/datasets/{name}"
-
-
-def _hub_facts(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Commit SHA that `revision` points to now, and the licence on the dataset's card."""
-    from huggingface_hub import HfApi
-
-    info = HfApi().dataset_info(name, revision=revision, timeout=_HUB_TIMEOUT)
-    declared = (info.card_data or {}).get("license")
-    license_name = "; ".join(declared) if isinstance(declared, list) else declared
-    if not info.sha:
-        raise ValueError("the Hub named no commit for it")
-    return info.sha, license_name
-
-
-def hub_parts(name: str, loaded: "DatasetDict") -> tuple[Part, ...]:
-    """The splits of a loaded Hub dataset as parts.
-
-    Raises:
-        DataError: Several splits, of which one is neither train, validation nor test.
-    """
-
-    def reader(split: str) -> Callable[[], Rows]:
-        def read() -> Iterator[ReadRow]:
-            for number, row in enumerate(loaded[split], start=1):
-                yield ReadRow(number, without_nulls(dict(row)))
-
-        return read
-
-    declared = {split: as_split(split) for split in loaded}
-    unknown = [split for split, known in declared.items() if known is None]
-    if unknown and len(declared) > 1:
-        raise DataError(
-            f"{name}: the split {unknown[0]!r} is neither train, validation nor test; export the rows you want"
-        )
-    return tuple(Part(f"{name}/{split}", known, reader(split)) for split, known in declared.items())

@@ -5,7 +5,7 @@ from forge_pipeline.models.base import BaseModel, BaseModelRecord, resolve_base_
 from forge_pipeline.models.directory import ModelDirectory, ModelRecord
 from forge_pipeline.models.home import forge_home
 from forge_pipeline.models.hub import setup_authentication
-from forge_pipeline.models.loading import get_model_and_tokenizer, load_base, load_tokenizer, load_tuned
+from forge_pipeline.models.loading import get_model_and_tokenizer, load_base, load_tokenizer, load_tuned, token_counter
 from forge_pipeline.models.merging import merge
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "merge",
     "resolve_base_model",
     "setup_authentication",
+    "token_counter",
 ]

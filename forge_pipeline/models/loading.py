@@ -5,6 +5,8 @@ the playground see the same weights in the same precision, the same padding toke
 the same chat template.
 """
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,20 @@ def load_tokenizer(config: ForgeConfig) -> "PreTrainedTokenizerBase":
         ModelError: There is no such model, no tokenizer in it, or no token to pad with.
     """
     return _tokenizer_at(config, resolve_base_model(config))
+
+
+def token_counter(config: ForgeConfig) -> Callable[[str], int]:
+    """Counts the tokens of a text, without special tokens. The tokenizer is loaded at the first call.
+
+    The call raises:
+        ModelError: As `load_tokenizer`.
+    """
+
+    @cache
+    def tokenizer() -> "PreTrainedTokenizerBase":
+        return load_tokenizer(config)
+
+    return lambda text: len(tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def load_base(config: ForgeConfig, *, dtype: str = "auto") -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:

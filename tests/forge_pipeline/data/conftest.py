@@ -88,3 +88,19 @@ def dialogues() -> list[dict[str, Any]]:
         }
         for i in range(40)
     ]
+
+
+@pytest.fixture
+def tokenized(
+    write_jsonl: Callable[..., Path], recipe: Callable[..., ForgeConfig], tokenizer: Any, tmp_path: Path
+) -> Callable[..., Any]:
+    """Ingest and tokenize `rows`; keyword arguments go to the recipe, `tokenizer` and `workers` to `tokenize`."""
+    from forge_pipeline.data import ingest, tokenize
+
+    def run(rows: list[dict[str, Any]], name: str = "tokenized", **options: Any) -> Any:
+        with_tokenizer, workers = options.pop("tokenizer", tokenizer), options.pop("workers", 1)
+        config = recipe(write_jsonl(rows), **options)
+        raw = ingest(config, tmp_path / f"{name}-raw")
+        return tokenize(config, raw, with_tokenizer, tmp_path / name, workers=workers)
+
+    return run

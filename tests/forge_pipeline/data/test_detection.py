@@ -36,3 +36,16 @@ def test_the_larger_family_wins() -> None:
 def test_nothing_is_not_detected_as_anything() -> None:
     with pytest.raises(ValueError, match="no rows"):
         detect({})
+
+
+def test_the_reason_counts_the_layouts_that_lost_too() -> None:
+    reason = detect(Counter({TEXT: 2, PREFERENCE: 5, ALPACA: 1})).reason
+    assert "5 rows look like preference (prompt, chosen, rejected: preference, standard)" in reason
+    assert "Left out: 2 rows look like text (text: language modeling, standard); 1 rows look like Alpaca" in reason
+
+
+def test_steps_are_named_as_what_they_are() -> None:
+    steps = example_of({"prompt": "a", "completions": ["b"], "labels": [True]}).shape
+    detection = detect(Counter({steps: 3}))
+    assert detection.dataset_type == "stepwise supervision"
+    assert "No trainer type" in detection.reason

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.data import TokenizedDataset, ingest, prepare_dataset, tokenize
+from forge_pipeline.data import TokenizedDataset, ingest, tokenize
 from forge_pipeline.data.tokenization import tokenizer_digest
 from forge_pipeline.errors import DataError
 
@@ -19,16 +19,8 @@ PREFERENCE: Rows = [{"prompt": f"Pick {i}", "chosen": "yes", "rejected": f"no {i
 
 
 @pytest.fixture
-def run(write_jsonl: Write, recipe: Recipe, tokenizer: Any, tmp_path: Path) -> Callable[..., TokenizedDataset]:
-    """Ingest and tokenize `rows`."""
-
-    def run(rows: Rows, name: str = "tokenized", **options: Any) -> TokenizedDataset:
-        with_tokenizer = options.pop("tokenizer", tokenizer)
-        config = recipe(write_jsonl(rows), **options)
-        raw = ingest(config, tmp_path / f"{name}-raw")
-        return tokenize(config, raw, with_tokenizer, tmp_path / name)
-
-    return run
+def run(tokenized: Callable[..., TokenizedDataset]) -> Callable[..., TokenizedDataset]:
+    return tokenized
 
 
 def learnt(tokenizer: Any, row: dict[str, Any]) -> str:
@@ -173,7 +165,7 @@ def test_the_length_of_a_preference_row_is_its_prompt_and_longest_answer(
 WRONG = {
     "sft": PREFERENCE,
     "dpo": [{"text": f"{i}"} for i in range(12)],
-    "kto": PREFERENCE,
+    "kto": [{"text": f"{i}"} for i in range(12)],
     "grpo": [{"text": f"{i}"} for i in range(12)],
 }
 
@@ -193,7 +185,7 @@ def test_the_wrong_dataset_type_is_refused_with_the_columns_found_and_expected(
 def test_a_template_error_names_split_and_row(
     run: Callable[..., TokenizedDataset], dialogues: Rows, make_tokenizer: Callable[..., Any]
 ) -> None:
-    with pytest.raises(DataError, match=r"split train, row 0: .* end-of-turn token"):
+    with pytest.raises(DataError, match=r"\d+ of 40 rows .*for example split train, row 0: .* end-of-turn token"):
         run(dialogues, tokenizer=make_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}"))
 
 
@@ -209,16 +201,6 @@ def test_a_tokenizer_keeps_its_digest_when_it_is_used_or_saved_and_loses_it_when
     assert tokenizer_digest(tokenizer) == before
     assert tokenizer_digest(AutoTokenizer.from_pretrained(tmp_path)) == before
     assert tokenizer_digest(make_tokenizer(merges=(("Ċ", "Ċ"),))) != before
-
-
-def test_prepare_dataset_gives_tokenized_datasets_by_split(
-    write_jsonl: Write, recipe: Recipe, tokenizer: Any, dialogues: Rows
-) -> None:
-    prepared = prepare_dataset(recipe(write_jsonl(dialogues)), tokenizer)
-    assert list(prepared) == ["train", "validation"]
-    assert prepared["train"].column_names == ["input_ids", "labels", "length"]
-    assert len(prepared["train"]) + len(prepared["validation"]) == 40
-    assert set(prepared["train"][0]["labels"]) != {-100}
 
 
 def test_the_real_dialogues_are_tokenized(recipe: Recipe, tokenizer: Any, tmp_path: Path) -> None:
