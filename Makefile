@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEER := .venv-forgelm
 export FORGE_HOME ?= $(CURDIR)/.forge
 export DAGSTER_HOME ?= $(FORGE_HOME)/dagster
 export PYTHONPATH := $(CURDIR)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint ui studio clean
+.PHONY: demo test check lint ui studio benchmark-audit clean
 
 ## Run the quickstart line: real data, a real base model, every stage, about five minutes on two cores.
 demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
@@ -38,8 +39,20 @@ ui: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
 studio: $(VENV)/.runtime
 	exec $(BIN)/forge serve --host 127.0.0.1 --port 8000 --data-dir $(FORGE_HOME)
 
+## Measure the dataset audit beside ForgeLM's, and write docs/benchmarks/dataset-audit.md: half an hour, a quiet machine.
+## BENCHMARK_ARGS="--quick --page build/benchmark/page.md" for a look.
+benchmark-audit: $(VENV)/.development $(PEER)/.installed
+	$(BIN)/python -m benchmarks.audit --peer $(PEER) $(BENCHMARK_ARGS)
+
+# Its audit imports neither torch nor transformers, so they are left out; what it does import stands in the file.
+$(PEER)/.installed: benchmarks/peer-requirements.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps forgelm==0.11.1
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peer-requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

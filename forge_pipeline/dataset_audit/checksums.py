@@ -151,3 +151,79 @@ def br_cpf(digits: str) -> bool:
         if total * 10 % 11 % 10 != int(digits[length]):
             return False
     return True
+
+
+_D5_TIMES = (
+    "0123456789", "1234067895", "2340178956", "3401289567", "4012395678",
+    "5987604321", "6598710432", "7659821043", "8765932104", "9876543210",
+)  # fmt: skip
+_D5_PERMUTATION = (
+    "0123456789", "1576283094", "5803796142", "8916043527", "9453126870", "4286573901", "2793806415", "7046913258",
+)  # fmt: skip
+
+
+def verhoeff(digits: str) -> bool:
+    """J. Verhoeff, Error detecting decimal codes (1969): products in the dihedral group of order ten.
+
+    >>> verhoeff("2363"), verhoeff("2364")
+    (True, False)
+    """
+    check = 0
+    for position, digit in enumerate(reversed(digits)):
+        check = int(_D5_TIMES[check][int(_D5_PERMUTATION[position % 8][int(digit)])])
+    return check == 0
+
+
+def in_aadhaar(digits: str) -> bool:
+    """Aadhaar (UIDAI): twelve digits, the first neither 0 nor 1, the last a Verhoeff check digit; no palindromes.
+
+    >>> in_aadhaar("234123412346"), in_aadhaar("234123412347"), in_aadhaar("123412341234")
+    (True, False, False)
+    """
+    return len(digits) == 12 and digits[0] not in "01" and digits != digits[::-1] and verhoeff(digits)
+
+
+def pl_pesel(digits: str) -> bool:
+    """PESEL: a date of birth, whose month also tells the century, and a check digit with weights 1, 3, 7, 9.
+
+    >>> pl_pesel("44051401359"), pl_pesel("44051401358"), pl_pesel("44134501359")
+    (True, False, False)
+    """
+    if len(digits) != 11:
+        return False
+    month, day = int(digits[2:4]) % 20, int(digits[4:6])
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return False
+    return sum(int(digit) * (1, 3, 7, 9)[i % 4] for i, digit in enumerate(digits[:10])) % 10 == -int(digits[10]) % 10
+
+
+def de_tax_id(digits: str) -> bool:
+    """Steuerliche Identifikationsnummer: ISO 7064 MOD 11,10; one or two digits repeat among the first ten.
+
+    >>> de_tax_id("36574261809"), de_tax_id("36574261890"), de_tax_id("11111111111")
+    (True, False, False)
+    """
+    if len(digits) != 11 or digits[0] == "0" or len(set(digits[:10])) not in (8, 9):
+        return False
+    product = 10
+    for digit in digits[:10]:
+        total = (int(digit) + product) % 10 or 10
+        product = total * 2 % 11
+    return (11 - product) % 10 == int(digits[10])
+
+
+_ODD_VALUES = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", (
+    1, 0, 5, 7, 9, 13, 15, 17, 19, 21,
+    1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23,
+), strict=True))  # fmt: skip
+
+
+def it_fiscal_code(number: str) -> bool:
+    """Codice fiscale (DM 12 March 1974): the last letter is a sum over the fifteen characters before it, modulo 26.
+
+    >>> it_fiscal_code("RSSMRA85T10A562S"), it_fiscal_code("RSSMRA85T10A562T")
+    (True, False)
+    """
+    odd = sum(_ODD_VALUES[char] for char in number[:15:2])
+    even = sum(int(char) if char.isdigit() else ord(char) - ord("A") for char in number[1:15:2])
+    return len(number) == 16 and (odd + even) % 26 == ord(number[15]) - ord("A")

@@ -5,9 +5,8 @@ where candidates overlap, the one that stands first in the table of detectors wi
 then the one that starts first, then the longer one.
 """
 
-import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,14 +68,16 @@ class RowFinding:
     placeholder: bool = False
 
 
-def without_overlaps(candidates: Iterable[Finding], precedence: Sequence[str]) -> list[Finding]:
+def without_overlaps(candidates: Sequence[Finding], precedence: Sequence[str] | Mapping[str, int]) -> list[Finding]:
     """Keep of `candidates` those that no preferred one overlaps, in order of their spans.
 
     Args:
         candidates: In any order.
-        precedence: Kinds, the preferred first.
+        precedence: Kinds, the preferred first; or the rank of each kind, the preferred lowest.
     """
-    rank = {kind: index for index, kind in enumerate(precedence)}
+    if len(candidates) < 2:
+        return list(candidates)
+    rank = precedence if isinstance(precedence, Mapping) else {kind: index for index, kind in enumerate(precedence)}
     ordered = sorted(candidates, key=lambda finding: (rank[finding.kind], finding.start, -finding.end))
     kept: list[Finding] = []
     starts: list[int] = []
@@ -106,7 +107,29 @@ def masked(text: str, findings: Iterable[Finding], replacement: str) -> str:
 
 
 def shape(value: str) -> str:
-    """The value's shape, at most 40 characters of it, with nothing of its content."""
+    """The value's shape, at most 40 characters of it, with nothing of its content.
+
+    Letters, marks and other signs of any script become ``x`` or ``X``, digits ``9``;
+    ASCII punctuation and white space stay.
+
+    >>> shape("Zoë.O'Neil+7@müller.de"), shape("क्षि ٣")
+    ("Xxx.X'Xxxx+9@xxxxxx.xx", 'xxxx 9')
+    """
     cut = value[:_PREVIEW_LENGTH]
-    shaped = re.sub(r"[^\W\d_]", lambda letter: "X" if letter[0].isupper() else "x", re.sub(r"\d", "9", cut))
+    shaped = cut.translate(_ASCII_SHAPE)
+    if not shaped.isascii():
+        shaped = "".join(char if char.isascii() else _shape_of(char) for char in shaped)
     return shaped + "…" if len(value) > _PREVIEW_LENGTH else shaped
+
+
+_ASCII_SHAPE = {
+    code: "x" if chr(code).islower() else "X" for code in range(128) if chr(code).isalpha()
+} | dict.fromkeys(range(ord("0"), ord("9") + 1), "9")
+
+
+def _shape_of(char: str) -> str:
+    if char.isdecimal():
+        return "9"
+    if char.isspace():
+        return " "
+    return "X" if char.isupper() else "x"

@@ -4,6 +4,7 @@ Bit for bit those of datasketch's scheme ``affine32`` (seed 1, hash ``sha1_hash3
 default since datasketch 2.0; whole blocks of rows are signed at once.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from datasketch import MinHash
 
 SCHEME = "affine32"
+_SEED = 1  # datasketch's default
 _RECALL = 0.99  # of pairs exactly at the threshold
 _EMPTY = np.uint32(0xFFFFFFFF)
 _CHUNK_ROWS = 1 << 14
@@ -35,13 +37,16 @@ def compute_minhash(text: str, *, num_perm: int = 128) -> "MinHash | None":
 
 
 def permutations(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """datasketch's multipliers and addends; shape (num_perm,) each.
+    """datasketch's multipliers and addends; shape (num_perm,) each. Drawn here: importing datasketch takes long.
 
     Raises:
         OptionalDependencyError: datasketch is not installed.
     """
-    a, b = _require_datasketch().MinHash(num_perm=num_perm, scheme=SCHEME).permutations
-    return a, b
+    if find_spec("datasketch") is None:
+        _require_datasketch()
+    draw = np.random.RandomState(_SEED)
+    multipliers = draw.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return multipliers, draw.randint(0, 1 << 32, num_perm, dtype=np.uint32)
 
 
 def _require_datasketch() -> Any:
@@ -81,10 +86,15 @@ def bands(threshold: float, num_perm: int) -> tuple[int, int]:
     return num_perm, 1
 
 
+def band_multipliers(width: int) -> npt.NDArray[np.uint64]:
+    """Odd numbers that `band_keys` multiplies the entries of a band by; shape (width,)."""
+    return (np.arange(1, 2 * width, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
+
+
 def band_keys(signatures: npt.NDArray[np.uint32], threshold: float) -> npt.NDArray[np.uint64]:
     """One 64-bit key a band; equal entries give equal keys; shape (rows, bands)."""
     count, width = bands(threshold, signatures.shape[1])
-    odd = (np.arange(1, 2 * width, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
+    odd = band_multipliers(width)
     keys = np.empty((len(signatures), count), dtype=np.uint64)
     for first in range(0, len(signatures), _CHUNK_ROWS):
         part = signatures[first : first + _CHUNK_ROWS, : count * width].astype(np.uint64)

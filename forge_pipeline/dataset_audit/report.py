@@ -1,6 +1,6 @@
 """`AuditReport`: what a dataset audit found, without a word of the data itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from forge_pipeline.dataset_audit.finding import RowFinding
@@ -9,6 +9,8 @@ from forge_pipeline.integrity import Digest
 
 SCHEMA_VERSION = 1
 REPORT_NAME = "data_audit_report.json"
+MOST_FINDINGS = 100_000
+"""A report lists so many findings; the Parquet file beside it holds all of them."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,19 @@ class AuditReport:
         pii_summary: Category -> findings.
         pii_severity: `total`, `by_tier`, `by_type`, `worst_tier`.
         near_duplicate_summary: `method`, its thresholds, `pairs_per_split`, `pairs_are_lower_bounds`,
-            `exact_duplicates_per_split`, `clusters_per_split`, `examples`.
+            `exact_duplicates_per_split`, `clusters_per_split`, `clusters_over_all_splits`, `examples` (pairs of rows,
+            each with its split and number).
         secrets_summary: Family -> findings that are no documented placeholder.
         quality_summary: `samples_flagged`, `samples_evaluated`, `by_check`, `overall_quality_score`; or empty.
         croissant: The dataset's Croissant 1.0 card (JSON-LD); empty if not asked.
         notes: Sentences about what was left out or could not be looked at.
-        findings: Every finding, by split and row.
+        findings: The first `MOST_FINDINGS` findings, by split and row.
         dataset_digest: Digest of the file, of the manifest of the files read, or of the stored dataset.
         gates: Decisions of the recipe's gates; none outside a pipeline.
+        contamination: Benchmark items in the training rows (`contamination.Contamination.summary`); empty where none
+            were looked for.
+        token_lengths: By split, lengths of the rows' texts in tokens of the recipe's tokenizer; or empty.
+        findings_total: Number of all findings; None in reports of versions that listed all of them.
         schema_version: Of this layout.
     """
 
@@ -59,6 +66,9 @@ class AuditReport:
     findings: tuple[RowFinding, ...] = ()
     dataset_digest: Digest | None = None
     gates: tuple[GateDecision, ...] = ()
+    contamination: dict[str, Any] = field(default_factory=dict)
+    token_lengths: dict[str, dict[str, Any]] = field(default_factory=dict)
+    findings_total: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -1,157 +1,205 @@
 """One pass over the rows of one shard: everything that needs to look at a row only once.
 
 `scan_shard` is a pure function of the shard and the options, so shards may be scanned in
-any process and order; `scan_all` returns the results in reading order whatever the
-number of workers.
+any thread, process and order. Nothing in it is done row by row in Python, but where
+something was found; Arrow and the compiled loops let go of the interpreter's lock, so
+threads share a machine's cores.
 """
 
 import hashlib
-import multiprocessing
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forge_pipeline.dataset_audit import pii, pii_ml, secret_scan
-from forge_pipeline.dataset_audit.finding import Finding, RowFinding, shape, without_overlaps
-from forge_pipeline.dataset_audit.minhash import minhash_rows, permutations
-from forge_pipeline.dataset_audit.quality import quality_flags
+from forge_pipeline.dataset_audit import detection, language, pii_ml, quality
+from forge_pipeline.dataset_audit.detection import FoundInTexts
 from forge_pipeline.dataset_audit.reading import Block, Shard, read_blocks
-from forge_pipeline.dataset_audit.simhash import simhash_rows
-from forge_pipeline.dataset_audit.texts import Strings, row_texts, strings_of
-from forge_pipeline.dataset_audit.tokens import IntArray, Tokenizer, TokenRows
+from forge_pipeline.dataset_audit.signatures import RowSignatures, sign
+from forge_pipeline.dataset_audit.texts import Strings, blank_texts, row_texts, strings_of
 
-# Secrets win over personal data: the digits inside a key are not a phone number.
-_PRECEDENCE = (*secret_scan.FAMILIES, *pii.CATEGORIES, *pii_ml.SEVERITY)
-_SOURCE: dict[str, Literal["pii", "pii_ml", "secret"]] = {
-    **dict.fromkeys(pii_ml.SEVERITY, "pii_ml"),
-    **dict.fromkeys(pii.CATEGORIES, "pii"),
-    **dict.fromkeys(secret_scan.FAMILIES, "secret"),
-}
+__all__ = ["FINDINGS", "RowSignatures", "ScanOptions", "ShardScan", "scan_shard", "worth_compiling"]
+
+FINDINGS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("column", pa.string()),
+        ("category", pa.string()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("source", pa.string()),
+        ("severity", pa.string()),
+        ("preview", pa.string()),
+        ("placeholder", pa.bool_()),
+    ]
+)
+"""Columns of `ShardScan.findings`; see `finding.RowFinding`. `row` counts from the beginning of the shard."""
+
+_COMPILED_FROM = 3 << 20  # bytes: from about 4,000 rows on, compiled loops save more than it takes to load them
+_PACKED = 4  # how much larger rows are than the Parquet or compressed file that holds them
+_PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
+_SHORT, _REPEATED = 16, 8  # bytes of a value, and times it is repeated, where distinct values are scanned once
 
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What to look for. `num_perm` None asks for SimHash, `pii_ml_language` None for no entities."""
+    """What to look for.
+
+    Attributes:
+        num_perm: Length of a MinHash signature; None asks for SimHash.
+        quality: Whether to look at quality.
+        pii_ml_language: Language of the named-entity model; None for no entities.
+        jaccard: The threshold that MinHash bands are made for.
+        compiled: Whether to use compiled loops where numba is installed: the result is the same. None decides by the
+            size of the shard, which is right for one shard; `worth_compiling` decides for many.
+    """
 
     num_perm: int | None
     quality: bool
     pii_ml_language: str | None
+    jaccard: float = 0.85
+    compiled: bool | None = None
 
 
 @dataclass(frozen=True)
 class ShardScan:
-    """What one shard, or several of them put together, holds.
+    """What one shard holds.
 
     Attributes:
-        findings: `row` counts from the beginning of the shard.
+        columns: Names of the columns, in order of first appearance.
+        blank: Rows whose text is empty or white space.
         lengths: Characters of each row's text; shape (rows,).
-        text, tokens, token_counts, values, signature: As in `near_duplicates.Signatures`, with counts for offsets.
+        languages: Index into `language.CODES` of each row's language; shape (rows,).
         quality: Number of rows that fail each heuristic; ``flagged`` those that fail any.
+        parse_errors, decode_errors, non_object_rows: As in `reading.Block`.
+        finding_counts: Findings by category, and whether they are documented placeholders.
+        findings: One row a finding, as `FINDINGS` says: by row, in a row by column.
+        signatures: What the near-duplicate search needs; None where it was written to `signatures_path`.
+        signatures_path: The file that holds it, for `RowSignatures.read`; None where it was not written.
     """
 
     row_count: int
     columns: tuple[str, ...]
-    findings: tuple[RowFinding, ...]
-    lengths: IntArray
     blank: int
-    text: npt.NDArray[np.uint64]
-    tokens: npt.NDArray[np.uint64]
-    token_counts: IntArray
-    values: npt.NDArray[np.uint32]
-    signature: npt.NDArray[np.uint64] | npt.NDArray[np.uint32]
+    lengths: npt.NDArray[np.int32]
+    languages: npt.NDArray[np.uint8]
     quality: Counter[str]
     parse_errors: int
     decode_errors: int
     non_object_rows: int
-
-    @classmethod
-    def empty(cls, num_perm: int | None) -> "ShardScan":
-        """The scan of no rows."""
-        return _scan_block(Block(0, ()), "", 0, ScanOptions(num_perm, quality=False, pii_ml_language=None))
-
-
-def scan_all(shards: Sequence[Shard], options: ScanOptions, workers: int) -> Iterator[ShardScan]:
-    """Scan the shards, in this process or in `workers` others; results come in the order of the shards."""
-    if workers == 1 or len(shards) < 2:
-        for shard in shards:
-            yield scan_shard(shard, options)
-        return
-    context = multiprocessing.get_context("spawn")  # threads of Arrow or torch do not survive a fork
-    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool:
-        yield from pool.map(scan_shard, shards, [options] * len(shards))
+    finding_counts: Counter[tuple[str, bool]]
+    findings: pa.Table
+    signatures: RowSignatures | None
+    signatures_path: Path | None = None
 
 
-def scan_shard(shard: Shard, options: ScanOptions) -> ShardScan:
-    """Read and scan one shard."""
-    scans, row = [], 0
-    for block in read_blocks(shard):
-        scans.append(_scan_block(block, shard.split, row, options))
-        row += block.row_count
-    return merged([ShardScan.empty(options.num_perm), *scans])
+def worth_compiling(shards: Iterable[Shard]) -> bool:
+    """Whether so much is to be scanned that compiled loops save more time than it takes to load them."""
+    paths = {shard.path for shard in shards}
+    sizes = (path.stat().st_size * (1 if path.suffix in _PLAIN else _PACKED) for path in paths)
+    return sum(sizes) >= _COMPILED_FROM
 
 
-def merged(scans: Sequence[ShardScan]) -> ShardScan:
-    """Consecutive scans as one. The rows in their findings must already count from the first of them."""
+def scan_shard(shard: Shard, options: ScanOptions, side: Path | None = None) -> ShardScan:
+    """Read and scan one shard.
+
+    Args:
+        shard: What to read.
+        options: What to look for.
+        side: A directory to write the signatures to; None keeps them in memory.
+
+    Raises:
+        OSError: The file cannot be read, or the signatures cannot be written.
+        DataError: The file is broken as a whole.
+    """
+    compiled = options.compiled
+    if compiled is None:
+        loaded = "forge_pipeline.dataset_audit.kernels" in sys.modules
+        compiled = loaded or worth_compiling([shard])
+    parts = [_BlockScan.of(block, options, compiled) for block in read_blocks(shard, compiled=compiled)]
+    parts = parts or [_BlockScan.of(Block(0, ()), options, compiled)]
+    starts = np.cumsum([0, *(len(part.lengths) for part in parts)]).tolist()
+    findings = pa.concat_tables(
+        part.findings.set_column(0, FINDINGS.field("row"), pc.add(part.findings["row"], start))
+        if start
+        else part.findings
+        for part, start in zip(parts, starts, strict=False)
+    )
+    signatures = RowSignatures.concatenated([part.signatures for part in parts])
+    path = None
+    if side is not None:
+        path = side / _side_name(shard)
+        signatures.write(path)
     return ShardScan(
-        row_count=sum(scan.row_count for scan in scans),
-        columns=tuple(dict.fromkeys(name for scan in scans for name in scan.columns)),
-        findings=tuple(finding for scan in scans for finding in scan.findings),
-        lengths=np.concatenate([scan.lengths for scan in scans]),
-        blank=sum(scan.blank for scan in scans),
-        text=np.concatenate([scan.text for scan in scans]),
-        tokens=np.concatenate([scan.tokens for scan in scans]),
-        token_counts=np.concatenate([scan.token_counts for scan in scans]),
-        values=np.concatenate([scan.values for scan in scans]),
-        signature=np.concatenate([scan.signature for scan in scans]),
-        quality=sum((scan.quality for scan in scans), Counter()),
-        parse_errors=sum(scan.parse_errors for scan in scans),
-        decode_errors=sum(scan.decode_errors for scan in scans),
-        non_object_rows=sum(scan.non_object_rows for scan in scans),
+        row_count=starts[-1],
+        columns=tuple(dict.fromkeys(name for part in parts for name in part.block.columns)),
+        blank=sum(part.blank for part in parts),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        languages=np.concatenate([part.languages for part in parts]),
+        quality=sum((part.quality for part in parts), Counter()),
+        parse_errors=sum(part.block.parse_errors for part in parts),
+        decode_errors=sum(part.block.decode_errors for part in parts),
+        non_object_rows=sum(part.block.non_object_rows for part in parts),
+        finding_counts=Counter(zip(findings["category"].to_pylist(), findings["placeholder"].to_pylist(), strict=True)),
+        findings=findings,
+        signatures=signatures if path is None else None,
+        signatures_path=path,
     )
 
 
-def shifted(scan: ShardScan, rows: int) -> ShardScan:
-    """The scan with the rows of its findings counted from `rows` rows earlier."""
-    return replace(scan, findings=tuple(replace(finding, row=finding.row + rows) for finding in scan.findings))
+def _side_name(shard: Shard) -> str:
+    place = f"{shard.path}\0{shard.split}\0{shard.start}\0{shard.stop}"
+    return f"signatures-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.arrow"
 
 
-def _scan_block(block: Block, split: str, first_row: int, options: ScanOptions) -> ShardScan:
-    strings = strings_of(block)
-    texts = row_texts(strings, block.row_count)
-    tokens = _tokenizer().tokenize(texts)
-    find_entities = _entity_finder(options.pii_ml_language) if options.pii_ml_language else None
-    findings = [finding for item in strings for finding in _findings(item, split, first_row, find_entities)]
-    findings.sort(key=lambda finding: finding.row)  # within a row: in the order of its columns
-    return ShardScan(
-        row_count=block.row_count,
-        columns=block.columns,
-        findings=tuple(findings),
-        lengths=pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.int64),
-        blank=int(pc.sum(pc.equal(pc.utf8_trim_whitespace(texts), "")).as_py() or 0),
-        text=_text_hashes(texts),
-        tokens=_token_set_hashes(tokens, by_count=options.num_perm is None),
-        token_counts=np.diff(tokens.offsets),
-        values=(tokens.hashes & np.uint64(0xFFFFFFFF)).astype(np.uint32),
-        signature=_signatures(tokens, options.num_perm),
-        quality=_quality(texts) if options.quality else Counter(),
+@dataclass(frozen=True)
+class _BlockScan:
+    """What one block holds; `block` without its rows."""
+
+    block: Block
+    blank: int
+    lengths: npt.NDArray[np.int32]
+    languages: npt.NDArray[np.uint8]
+    quality: Counter[str]
+    findings: pa.Table
+    signatures: RowSignatures
+
+    @classmethod
+    def of(cls, block: Block, options: ScanOptions, compiled: bool) -> "_BlockScan":
+        strings = strings_of(block)
+        texts = row_texts(strings, block.row_count)
+        return cls(
+            block=_without_rows(block),
+            blank=int(blank_texts(texts).sum()),
+            lengths=pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.int32),
+            languages=language.identify(texts, compiled=compiled),
+            quality=_quality(texts, compiled) if options.quality else Counter(),
+            findings=_findings(strings, options.pii_ml_language),
+            signatures=sign(texts, num_perm=options.num_perm, jaccard=options.jaccard, compiled=compiled),
+        )
+
+
+def _without_rows(block: Block) -> Block:
+    return Block(
+        block.row_count,
+        block.columns,
         parse_errors=block.parse_errors,
         decode_errors=block.decode_errors,
         non_object_rows=block.non_object_rows,
     )
 
 
-@cache
-def _tokenizer() -> Tokenizer:
-    """One a process: it remembers words, which changes how fast it is and nothing else."""
-    return Tokenizer()
+def _quality(texts: pa.LargeStringArray, compiled: bool) -> Counter[str]:
+    masks = quality.quality_masks(texts, compiled=compiled)
+    failed = {reason: int((masks >> np.uint32(bit) & np.uint32(1)).sum()) for bit, reason in enumerate(quality.REASONS)}
+    return Counter({**failed, "flagged": int(np.count_nonzero(masks))})
 
 
 @cache
@@ -159,62 +207,58 @@ def _entity_finder(language: str) -> pii_ml.FindEntities:
     return pii_ml.entity_finder(language)
 
 
-def _findings(
-    strings: Strings, split: str, first_row: int, find_entities: Callable[[str], list[Finding]] | None
-) -> Iterator[RowFinding]:
-    may_hold_secrets, may_hold_pii = (
-        pc.match_substring_regex(strings.texts, prefilter).to_numpy(zero_copy_only=False)
-        for prefilter in (secret_scan.PREFILTER, pii.PREFILTER)
+def _findings(strings: Sequence[Strings], entities: str | None) -> pa.Table:
+    find_entities = _entity_finder(entities) if entities else None
+    tables = [_table(item, _found(item, find_entities)) for item in strings]
+    table = pa.concat_tables([FINDINGS.empty_table(), *tables])
+    order = np.argsort(table["row"].to_numpy(), kind="stable")  # within a row: in the order of its columns
+    return table.take(pa.array(order)).combine_chunks()
+
+
+def _found(item: Strings, find_entities: pii_ml.FindEntities | None) -> FoundInTexts:
+    """What is found in the strings of one path; where they are few short ones over and over, each is scanned once."""
+    count = len(item.texts)
+    if count and item.texts.nbytes < (_SHORT + 8) * count:
+        encoded = item.texts.dictionary_encode()
+        if len(encoded.dictionary) * _REPEATED < count:
+            found = detection.scan_texts(encoded.dictionary, entities=find_entities)
+            return _repeated(found, encoded.indices.to_numpy()) if len(found.text) else found
+    return detection.scan_texts(item.texts, entities=find_entities)
+
+
+def _repeated(found: FoundInTexts, indices: npt.NDArray[np.int32]) -> FoundInTexts:
+    """What was found in distinct texts, once for each text that is one of them."""
+    of_distinct: dict[int, list[int]] = {}
+    for number, text in enumerate(found.text.tolist()):
+        of_distinct.setdefault(text, []).append(number)
+    holders = np.flatnonzero(np.isin(indices, list(of_distinct))).tolist()
+    chosen = [(text, number) for text in holders for number in of_distinct[int(indices[text])]]
+    numbers = np.array([number for _, number in chosen], dtype=np.int64)
+    return FoundInTexts(
+        text=np.array([text for text, _ in chosen], dtype=np.int64),
+        category=found.category[numbers],
+        start=found.start[numbers],
+        end=found.end[numbers],
+        placeholder=found.placeholder[numbers],
+        preview=[found.preview[number] for number in numbers.tolist()],
     )
-    everywhere = np.full(len(strings.texts), find_entities is not None)
-    chosen = np.flatnonzero(may_hold_secrets | may_hold_pii | everywhere)
-    for index, text in zip(chosen.tolist(), strings.texts.take(pa.array(chosen)).to_pylist(), strict=True):
-        candidates = [
-            *(secret_scan.find_secrets(text) if may_hold_secrets[index] else ()),
-            *(pii.find_pii(text) if may_hold_pii[index] else ()),
-            *(find_entities(text) if find_entities else ()),
-        ]
-        for finding in without_overlaps(candidates, _PRECEDENCE):
-            yield RowFinding(
-                split=split,
-                row=first_row + int(strings.rows[index]),
-                column=strings.path(index),
-                category=finding.kind,
-                start=finding.start,
-                end=finding.end,
-                source=_SOURCE[finding.kind],
-                severity=finding.severity,
-                preview=shape(text[finding.start : finding.end]),
-                placeholder=finding.placeholder,
-            )
 
 
-def _text_hashes(texts: pa.StringArray) -> npt.NDArray[np.uint64]:
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist())
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
-
-
-def _token_set_hashes(rows: TokenRows, *, by_count: bool) -> npt.NDArray[np.uint64]:
-    """One number for a row's tokens, equal for equal sets (or, `by_count`, equal bags); 0 for none.
-
-    A sum of token hashes modulo 2**64, so the order of tokens does not count.
-    """
-    weights = rows.counts.astype(np.uint64) if by_count else np.uint64(1)
-    sums = np.zeros(len(rows.indices) + 1, dtype=np.uint64)
-    np.cumsum(rows.hashes * weights, out=sums[1:])
-    totals: npt.NDArray[np.uint64] = sums[rows.offsets[1:]] - sums[rows.offsets[:-1]]
-    filled = np.diff(rows.offsets) > 0
-    return np.where(filled, np.maximum(totals, np.uint64(1)), np.uint64(0))
-
-
-def _signatures(rows: TokenRows, num_perm: int | None) -> npt.NDArray[np.uint64] | npt.NDArray[np.uint32]:
-    return simhash_rows(rows) if num_perm is None else minhash_rows(rows, *permutations(num_perm))
-
-
-def _quality(texts: pa.StringArray) -> Counter[str]:
-    failed: Counter[str] = Counter()
-    for text in texts.to_pylist():
-        reasons = quality_flags(text)
-        failed.update(reasons)
-        failed["flagged"] += bool(reasons)
-    return failed
+def _table(item: Strings, found: FoundInTexts) -> pa.Table:
+    if not len(found.text):
+        return FINDINGS.empty_table()
+    indices = found.text.astype(np.int64)
+    rows, _ = item.places.of(indices)
+    categories = [detection.CATEGORIES[code] for code in found.category.tolist()]
+    columns = {
+        "row": rows,
+        "column": item.paths(indices),
+        "category": categories,
+        "start": found.start,
+        "end": found.end,
+        "source": [detection.SOURCE[category] for category in categories],
+        "severity": [detection.SEVERITY[category] for category in categories],
+        "preview": found.preview,
+        "placeholder": found.placeholder,
+    }
+    return pa.table(columns, schema=FINDINGS)

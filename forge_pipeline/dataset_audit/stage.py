@@ -1,66 +1,129 @@
 """The pipeline's stage: audit a stored dataset as the recipe says, and decide its gates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forge_pipeline.dataset_audit.artifacts import CROISSANT_FILE, PAGE_FILE, DatasetAudit
 from forge_pipeline.dataset_audit.contamination import Contamination, find_contamination
+from forge_pipeline.dataset_audit.croissant import declared
+from forge_pipeline.dataset_audit.page import page
 from forge_pipeline.dataset_audit.report import AuditReport
-from forge_pipeline.dataset_audit.run import AuditOptions, audit_path
+from forge_pipeline.dataset_audit.rows import row_texts_of
+from forge_pipeline.dataset_audit.run import audit_path
+from forge_pipeline.dataset_audit.settings import audit_options
+from forge_pipeline.dataset_audit.token_lengths import token_lengths
+from forge_pipeline.errors import ForgeError
 from forge_pipeline.gates import GateDecision, Outcome
+from forge_pipeline.integrity import REPORT_FILE, canonical_json, write_report
+from forge_pipeline.integrity.atomic import publishing, write_file
 from forge_pipeline.progress import Report, silent
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from forge_pipeline.config import ForgeConfig
     from forge_pipeline.config.data import AuditSection
     from forge_pipeline.data.artifacts import RawDataset
     from forge_pipeline.integrity import Digest
 
 GATES = ("no_secrets", "no_critical_pii", "no_split_overlap", "minimum_rows")
+CONTAMINATION_GATE = "not_contaminated"
+
+BenchmarkItems = Callable[[], Mapping[str, Sequence[str]]]
 
 
 def audit_raw_dataset(
     config: "ForgeConfig",
     dataset: "RawDataset",
+    output_dir: Path,
     *,
+    benchmark_items: BenchmarkItems | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     progress: Report = silent,
-    benchmark_texts: Sequence[str] = (),
-) -> AuditReport:
+) -> DatasetAudit:
     """Audit a stored dataset with the thresholds of `config.data.audit`.
 
-    The report is equal for equal data and options: it holds no time and no path.
+    What is written is equal for equal data and options: it holds no time and no path.
 
     Args:
         config: The recipe.
-        dataset: What `data.ingest` wrote.
+        dataset: What `data.ingest` wrote, or what `clean_dataset` made of it.
+        output_dir: The directory to make.
+        benchmark_items: Gives the texts of the items that will measure the model, by task; with it the gate
+            ``not_contaminated`` is decided too. None: nothing will be measured.
+        tokenizer: The recipe's, for lengths in tokens.
         progress: Told after each shard.
-        benchmark_texts: Items of the benchmarks that will measure the model; with any, the gate
-            ``not_contaminated`` is decided too.
 
     Raises:
         OptionalDependencyError: The recipe asks for an extra that is not installed.
+        FileExistsError: `output_dir` exists and is not empty.
     """
     section = config.data.audit
-    if not section.enabled:
-        return _not_audited(dataset.digest, section)
-    options = AuditOptions(
-        near_dup_threshold=section.near_dup_threshold,
-        dedup_method=section.dedup_method,
-        minhash_jaccard=section.minhash_jaccard,
-        minhash_num_perm=section.minhash_num_perm,
-        enable_quality_filter=section.enable_quality_filter,
-        enable_pii_ml=section.enable_pii_ml,
-        pii_ml_language=section.pii_ml_language,
-        emit_croissant=section.emit_croissant,
-        workers=section.workers,
+    with publishing(output_dir) as staging:
+        report = (
+            _audited(config, dataset, staging, benchmark_items, tokenizer, progress)
+            if section.enabled
+            else _not_audited(dataset.digest, section)
+        )
+        write_report(staging / REPORT_FILE, report)
+        if report.croissant:
+            write_file(staging / CROISSANT_FILE, canonical_json(report.croissant))
+        if section.enabled and section.html_report:
+            write_file(staging / PAGE_FILE, page(report, config.name).encode())
+    return DatasetAudit.open(output_dir)
+
+
+def _audited(
+    config: "ForgeConfig",
+    dataset: "RawDataset",
+    staging: Path,
+    benchmark_items: BenchmarkItems | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    progress: Report,
+) -> AuditReport:
+    section = config.data.audit
+    report = audit_path(
+        dataset.path,
+        audit_options(section),
+        name=config.name,
+        progress=progress,
+        output_dir=staging,
+        only=dataset.splits,
     )
-    report = audit_path(dataset.path, options, name=config.name, progress=progress)
-    contamination = find_contamination(benchmark_texts, dataset.path / "train.parquet") if benchmark_texts else None
+    decisions = _decide(report, section, dataset.digest)
+    if benchmark_items is not None and section.contamination.enabled:
+        found = _contamination(section, dataset, benchmark_items)
+        decisions.append(_contamination_decision(found, section, dataset.digest))
+        report = replace(report, contamination={"problem": found} if isinstance(found, str) else found.summary())
     return replace(
         report,
         source_input=str(dataset.digest),
         dataset_digest=dataset.digest,
-        gates=_decide(report, section, dataset.digest, contamination),
+        token_lengths=(
+            token_lengths(dataset, tokenizer, config.model.max_length) if tokenizer and section.token_counts else {}
+        ),
+        croissant=declared(report.croissant, config, dataset.provenance, report) if report.croissant else {},
+        gates=tuple(replace(decision, guards=section.guards) for decision in decisions),
+    )
+
+
+def _contamination(
+    section: "AuditSection", dataset: "RawDataset", benchmark_items: BenchmarkItems
+) -> Contamination | str:
+    """What was found, or why nobody could look."""
+    wanted = section.contamination
+    try:
+        items = benchmark_items()
+    except ForgeError as error:
+        return f"the benchmark's items could not be had: {error}"
+    return find_contamination(
+        items,
+        row_texts_of(dataset.path / "train.parquet"),
+        ngram=wanted.ngram,
+        min_words=wanted.min_words,
+        jaccard=wanted.jaccard,
     )
 
 
@@ -85,10 +148,8 @@ def _not_audited(digest: "Digest", section: "AuditSection") -> AuditReport:
     )
 
 
-def _decide(
-    report: AuditReport, section: "AuditSection", subject: "Digest", contamination: Contamination | None
-) -> tuple[GateDecision, ...]:
-    decisions = [
+def _decide(report: AuditReport, section: "AuditSection", subject: "Digest") -> list[GateDecision]:
+    return [
         _at_most(
             "no_secrets", "secret findings", sum(report.secrets_summary.values()), section.max_secrets, report, subject
         ),
@@ -103,9 +164,6 @@ def _decide(
         _split_overlap(report, section, subject),
         _minimum_rows(report, section, subject),
     ]
-    if contamination is not None:
-        decisions.append(_contamination(contamination, section, subject))
-    return tuple(replace(decision, guards=section.guards) for decision in decisions)
 
 
 def _at_most(
@@ -166,14 +224,23 @@ def _minimum_rows(report: AuditReport, section: "AuditSection", subject: "Digest
     )
 
 
-def _contamination(found: Contamination, section: "AuditSection", subject: "Digest") -> GateDecision:
-    gate, metric, threshold = "not_contaminated", "share of benchmark items found in train", section.max_contamination
+def _contamination_decision(found: Contamination | str, section: "AuditSection", subject: "Digest") -> GateDecision:
+    gate, metric, threshold = CONTAMINATION_GATE, "share of benchmark items found in train", section.max_contamination
+    if isinstance(found, str):
+        return GateDecision(gate, "not_run", found, subject, metric=metric, threshold=threshold)
     if not found.items:
-        reason = f"none of the benchmark items is long enough to look for ({found.too_short} are too short)"
+        reason = (
+            f"none of the benchmark's items has {section.contamination.min_words} words, the fewest that are looked "
+            f"for ({found.too_short} are too short)"
+        )
         return GateDecision(gate, "insufficient_evidence", reason, subject, metric=metric, threshold=threshold, n=0)
     share = found.contaminated / found.items
     outcome: Outcome = "pass" if share <= threshold else "fail"
-    reason = f"{found.contaminated} of {found.items} benchmark items stand in train; at most {threshold:.2%} allowed"
+    by_task = ", ".join(f"{name} {task.contaminated} of {task.items}" for name, task in found.tasks.items())
+    reason = (
+        f"{found.contaminated} of {found.items} benchmark items stand in {len(found.rows)} training rows ({by_task}; "
+        f"{found.too_short} too short to look for); at most {threshold:.2%} allowed"
+    )
     return GateDecision(
         gate, outcome, reason, subject, metric=metric, observed=share, threshold=threshold, n=found.items
     )

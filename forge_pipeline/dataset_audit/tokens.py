@@ -8,6 +8,7 @@ its low 32 bits are the hash that datasketch takes of it.
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,13 @@ IntArray = npt.NDArray[np.int64]
 
 _WORD = re.compile(r"\w+")
 _REMEMBERED = 1 << 19  # white-space-separated words whose tokens are kept
+
+# What `character_table` says of a character.
+LOWER = 0x1FFFFF
+"""Mask of the lower-case code point."""
+WORD, CASED, IGNORABLE, SIGMA, DOTTED_I = (1 << bit for bit in (31, 30, 29, 28, 27))
+EMOJI_START, EMOJI_STOP = 0x1F000, 0x20000
+"""The stretch beyond the first plane that the table covers, behind the first plane."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,56 @@ class Tokenizer:
                 self._known.clear()
             hashes = self._known[word] = tuple(token_hash(token) for token in tokens_of(word))
         return hashes
+
+
+@cache
+def character_table() -> npt.NDArray[np.uint32]:
+    """What Python's ``lower()`` and ``\\w`` make of each character of the first plane and of the emoji.
+
+    An entry holds the lower-case code point (`LOWER`) and flags: `WORD` of the lower-case character; `CASED` and
+    `IGNORABLE` (Unicode's Cased and Case_Ignorable, a character being at most one of the two here), which decide
+    whether the capital `SIGMA` becomes a final one; `DOTTED_I`, the one character that becomes two.
+
+    Asked of Python once, some milliseconds; read-only.
+    """
+    codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x10000), np.arange(EMOJI_START, EMOJI_STOP)])
+    codes = codes[codes != 0x130]
+    characters = [chr(code) for code in codes.tolist()]
+    # Each before a sigma, with and without a cased letter before it; a line feed parts them and is neither.
+    alone = _code_points("".join(f"{char}Σ\n" for char in characters).lower()).reshape(-1, 3)
+    after_letter = _code_points("".join(f"A{char}Σ\n" for char in characters).lower()).reshape(-1, 4)
+    cased = alone[:, 1] == ord("ς")
+    ignorable = (after_letter[:, 2] == ord("ς")) & ~cased
+    lower = alone[:, 0]
+    word = np.array([char == "_" or char.isalnum() for char in lower.astype("<u4").tobytes().decode("utf-32-le")])
+    table = np.full(0x10000 + EMOJI_STOP - EMOJI_START, 0xFFFD, dtype=np.uint32)
+    places = np.where(codes < 0x10000, codes, codes - EMOJI_START + 0x10000)
+    table[places] = lower
+    for flag, holds in ((WORD, word), (CASED, cased), (IGNORABLE, ignorable)):
+        table[places[holds]] |= np.uint32(flag)
+    table[ord("Σ")] |= np.uint32(SIGMA)
+    table[0x130] = ord("i") | DOTTED_I | CASED | WORD
+    table.flags.writeable = False
+    return table
+
+
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def beyond_table(data: npt.NDArray[np.uint8], offsets: IntArray) -> IntArray:
+    """Texts that hold a character which `character_table` does not cover: beyond the first plane, and no emoji.
+
+    Args:
+        data: UTF-8 of all texts.
+        offsets: Where each begins; the last one ends the last text.
+    """
+    if not len(data) or data.max() < 0xF0:
+        return np.zeros(0, dtype=np.int64)
+    places = np.flatnonzero(data[: int(offsets[-1])] >= 0xF0)
+    places = places[(data[places] != 0xF0) | (data[np.minimum(places + 1, len(data) - 1)] != 0x9F)]
+    rows = np.unique(np.searchsorted(offsets, places, side="right") - 1)
+    return rows[rows >= 0].astype(np.int64)
 
 
 def ranges(starts: IntArray, lengths: IntArray) -> IntArray:

@@ -2,6 +2,7 @@
 
 from forge_pipeline.evaluation.benchmark import BenchmarkResult, PairedComparison, benchmark, run_benchmark
 from forge_pipeline.evaluation.generation import generate
+from forge_pipeline.evaluation.items import benchmark_items
 from forge_pipeline.evaluation.judge import JudgeReport, judge
 from forge_pipeline.evaluation.safety import CategoryResult, SafetyReport, safety, score_probes
 from forge_pipeline.evaluation.scorers import Calibration, calibrate
@@ -23,6 +24,7 @@ __all__ = [
     "PairedComparison",
     "SafetyReport",
     "benchmark",
+    "benchmark_items",
     "calibrate",
     "clopper_pearson_lower",
     "clopper_pearson_upper",

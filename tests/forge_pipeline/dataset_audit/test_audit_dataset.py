@@ -32,13 +32,14 @@ def without_time(report: AuditReport) -> dict[str, Any]:
     return {key: value for key, value in report_to_json(report).items() if not key.startswith(("generated", "source"))}
 
 
-def test_the_signature_is_the_seeds() -> None:
+def test_the_signature_begins_with_the_seeds() -> None:
     parameters = inspect.signature(audit_dataset).parameters
     assert {name: parameter.default for name, parameter in parameters.items() if name != "source"} == {
         "output_dir": None, "near_dup_threshold": 3, "dedup_method": "simhash", "minhash_jaccard": 0.85,
         "minhash_num_perm": 128, "enable_quality_filter": False, "enable_pii_ml": False, "pii_ml_language": "en",
-        "emit_croissant": False, "workers": 1,
+        "emit_croissant": False, "workers": 1, "engine": "local", "work_dir": None,
     }  # fmt: skip
+    assert list(parameters)[-2:] == ["engine", "work_dir"]  # ours, behind the seed's
     assert all(parameter.kind is parameter.KEYWORD_ONLY for name, parameter in parameters.items() if name != "source")
 
 
@@ -62,7 +63,11 @@ def test_the_first_example_of_the_seed(
     written = Path("audit_out/data_audit_report.json")
     assert read_report(written, AuditReport) == report
     assert written.read_bytes() == canonical_json(report_to_json(report))
-    assert [path.name for path in Path("audit_out").iterdir()] == ["data_audit_report.json"]
+    assert sorted(path.name for path in Path("audit_out").iterdir()) == [
+        "clusters.parquet",
+        "data_audit_report.json",
+        "findings.parquet",
+    ]
 
 
 def test_a_report_says_where_and_never_what(write_rows: WriteRows) -> None:
@@ -212,12 +217,13 @@ def test_a_span_is_secret_or_personal_not_both(write_rows: WriteRows) -> None:
     assert [finding.category for finding in report.findings] == ["url_password"]
 
 
-WRONG = {
+WRONG: dict[str, list[Any]] = {
     "near_dup_threshold": [-1, 65, True, 2.5, "3"],
     "dedup_method": ["jaccard", None, ""],
     "minhash_jaccard": [-0.1, 1.1, float("nan"), "0.85", None, True],
     "minhash_num_perm": [0, 1.5, False],
     "workers": [0, -2, 1.0, True],
+    "engine": ["spark", None],
     "pii_ml_language": ["", None],
 }
 

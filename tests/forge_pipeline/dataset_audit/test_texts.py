@@ -98,6 +98,15 @@ def test_arrow_and_python_rows_give_the_same_strings_and_texts(rows: list[dict[s
         pa.array([["a"], None, ["b"]], pa.list_(pa.string(), 1)),
         pa.array([["a"], None, ["b"]], pa.large_list(pa.string())),
         pa.array([[("k", "a")], None, [("k", "b")]], pa.map_(pa.string(), pa.string())),
+        pa.array([["a"], None, ["b"]], pa.list_view(pa.string())),
+        pa.RunEndEncodedArray.from_arrays([1, 2, 3], ["a", None, "b"]),
+        pa.UnionArray.from_sparse(pa.array([0, 1, 0], pa.int8()), [pa.array(["a", "c", "b"]), pa.array([1, 2, 3])]),
+        pa.ListArray.from_arrays(
+            pa.array([0, 1, 1, 3], pa.int32()),
+            pa.UnionArray.from_sparse(pa.array([0, 1, 0], pa.int8()), [pa.array(["a", "c", "b"]), pa.array([1, 2, 3])]),
+        ),
+        pa.array([b"a", None, b"b"]),
+        pa.array([b"a", None, b"b"], pa.binary_view()),
     ],
     ids=lambda array: str(array.type),
 )

@@ -24,6 +24,26 @@ JSON = st.recursive(
 )
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
+)
+
+
+@given(JSON_VALUES)
+def test_the_bytes_are_those_of_the_reference_implementation(value):
+    import rfc8785
+
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        with pytest.raises(ValueError, match="canonical JSON"):
+            canonical_json(value)
+    else:
+        assert canonical_json(value) == expected
+
+
+
 @given(JSON)
 def test_canonical_bytes_are_a_fixed_point(value):
     once = canonical_json(value)

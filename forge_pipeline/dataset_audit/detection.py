@@ -1,0 +1,149 @@
+"""Personal data and credentials in a whole column of texts.
+
+The column goes through RE2 once, as one buffer and without the GIL, with the gates of `secret_scan`
+and `pii` as one alternation. Where an anchor stands, the exact patterns and validators look around
+it, and nowhere else. So ``scan_texts`` finds in a column what `find_secrets` and `find_pii` find in
+each text alone; where a secret and personal data overlap, the secret wins (the digits inside a key
+are no phone number).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from forge_pipeline.dataset_audit import pii, pii_ml, secret_scan
+from forge_pipeline.dataset_audit.anchors import Gate
+from forge_pipeline.dataset_audit.finding import Finding, Severity, shape, without_overlaps
+from forge_pipeline.dataset_audit.pii_ml import EntityFinder, FindEntities
+
+CATEGORIES: tuple[str, ...] = (*secret_scan.FAMILIES, *pii.CATEGORIES, *pii_ml.SEVERITY)
+"""Families of secrets, then categories of personal data, then entities: the order of precedence."""
+
+SEVERITY: dict[str, Severity] = {
+    **pii_ml.SEVERITY,
+    **pii.SEVERITY,
+    **dict.fromkeys(secret_scan.FAMILIES, "critical"),
+}
+"""Severity of each category."""
+
+SOURCE: dict[str, Literal["pii", "pii_ml", "secret"]] = {
+    **dict.fromkeys(pii_ml.SEVERITY, "pii_ml"),
+    **dict.fromkeys(pii.CATEGORIES, "pii"),
+    **dict.fromkeys(secret_scan.FAMILIES, "secret"),
+}
+"""Which kind of detector finds each category."""
+
+_RANK = {category: rank for rank, category in enumerate(CATEGORIES)}
+
+_GATE = Gate("|".join((secret_scan.GATE, pii.GATE, pii.FOLD_GATE)))
+_SLICE = 65_536  # texts that are joined at once
+
+
+@dataclass(frozen=True)
+class FoundInTexts:
+    """Findings in a column: parallel arrays, one element a finding, ordered by (text, start).
+
+    Attributes:
+        text: Index of the text in the column.
+        category: Index into `CATEGORIES`.
+        start, end: Half-open range of characters (indices of a Python str).
+        placeholder: As in `Finding`.
+        preview: The shape of what was found, as `finding.shape` gives it.
+    """
+
+    text: npt.NDArray[np.int64]
+    category: npt.NDArray[np.int16]
+    start: npt.NDArray[np.int32]
+    end: npt.NDArray[np.int32]
+    placeholder: npt.NDArray[np.bool_]
+    preview: list[str]
+
+    def __len__(self) -> int:
+        return len(self.preview)
+
+
+def scan_texts(texts: "pa.StringArray | pa.LargeStringArray", *, entities: FindEntities | None = None) -> FoundInTexts:
+    """Find secrets and personal data in every text; nulls hold nothing.
+
+    Args:
+        texts: A column of strings.
+        entities: Finds names in a text, from `pii_ml.entity_finder`; asked for every text.
+    """
+    found: list[tuple[int, Finding, str]] = []
+    for first in range(0, len(texts), _SLICE):
+        part = texts.slice(first, _SLICE)
+        by_text = dict(_findings(part))
+        names = dict(_entities(part, entities)) if entities is not None else {}
+        for index in sorted(by_text.keys() | names.keys()):
+            text, findings = by_text.get(index) or names[index]
+            if index in names:
+                findings = without_overlaps([*findings, *names[index][1]], _RANK)
+            found += [(first + index, finding, shape(text[slice(*finding.span)])) for finding in findings]
+    return FoundInTexts(
+        text=np.array([index for index, _, _ in found], dtype=np.int64),
+        category=np.array([_RANK[finding.kind] for _, finding, _ in found], dtype=np.int16),
+        start=np.array([finding.span[0] for _, finding, _ in found], dtype=np.int32),
+        end=np.array([finding.span[1] for _, finding, _ in found], dtype=np.int32),
+        placeholder=np.array([finding.placeholder for _, finding, _ in found], dtype=np.bool_),
+        preview=[preview for _, _, preview in found],
+    )
+
+
+TextFindings = tuple[str, list[Finding]]
+
+
+def _findings(texts: "pa.StringArray | pa.LargeStringArray") -> Iterator[tuple[int, TextFindings]]:
+    """(index, (text, findings)) of each text in which something is found."""
+    if not len(texts):
+        return
+    # A line's end after each text keeps anchors from reaching over into the next one.
+    nothing, newline = pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string())
+    lines = pc.binary_join_element_wise(
+        texts.cast(pa.large_string()), nothing, newline, null_handling="replace", null_replacement=""
+    )
+    _, offsets, buffer = lines.buffers()
+    starts = np.frombuffer(offsets, dtype=np.int64, count=len(lines) + 1, offset=8 * lines.offset).tolist()
+    data, end = memoryview(buffer), starts[-1]
+    anchor, index = _GATE.first(data, starts[0], end), 0
+    while anchor >= 0:
+        index = bisect_right(starts, anchor, index) - 1
+        if anchor == starts[index + 1] - 1:  # what stands before the number is the end of the line above
+            index, anchor = index + 1, anchor + 1
+        span = starts[index], starts[index + 1] - 1
+        text = str(data[span[0] : span[1]], "utf-8")
+        findings = _findings_from(text, data, anchor, span)
+        if findings:
+            yield index, (text, findings)
+        anchor = _GATE.first(data, span[1], end) if span[1] < end else -1
+
+
+def _findings_from(text: str, data: memoryview, anchor: int, span: tuple[int, int]) -> list[Finding]:
+    """The findings of a text that lies at ``data[span[0]:span[1]]`` and has its first anchor at `anchor`."""
+    secrets: list[Finding] = []
+    personal: list[Finding] = []
+    readable = text if text.isascii() else pii.folded(text)
+
+    def visit(at: int) -> int:
+        secret_scan.secrets_at(text, at, secrets)
+        return pii.personal_at(readable, at, personal)
+
+    _GATE.walk_from(text, data, anchor, span, visit)
+    if readable is not text and pii.needs_folding(text):  # its anchors are not those of the text as it is
+        personal = pii.find_pii(text)
+    if len(secrets) + len(personal) < 2:
+        return secrets or personal
+    return without_overlaps([*without_overlaps(secrets, _RANK), *without_overlaps(personal, _RANK)], _RANK)
+
+
+def _entities(texts: "pa.StringArray | pa.LargeStringArray", find: FindEntities) -> Iterator[tuple[int, TextFindings]]:
+    present = [(index, text) for index, text in enumerate(texts.to_pylist()) if text]
+    many = find.many if isinstance(find, EntityFinder) else lambda several: [find(text) for text in several]
+    for (index, text), findings in zip(present, many([text for _, text in present]), strict=True):
+        if findings:
+            yield index, (text, findings)

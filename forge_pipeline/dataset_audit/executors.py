@@ -1,0 +1,163 @@
+"""Where the parts of an audit are done: here, in threads, in processes, or on a Ray cluster.
+
+An executor does one thing: map a function over items and give the results in the order of
+the items. What it computes depends on the items alone, so every executor gives the same
+report, byte for byte.
+
+Threads share what is loaded, and the scan's loops hold no lock, so they are the default on
+one machine. Ray is for several machines: starting it costs more than auditing a hundred
+thousand rows.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal, Protocol, TypeVar
+
+from forge_pipeline import _optional
+
+Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = ("local", "ray")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_USAGE = "RAY_USAGE_STATS_ENABLED"
+_WAITING = 4  # results that may wait to be taken, for each worker
+
+
+class Executor(Protocol):
+    """Does work, somewhere.
+
+    Attributes:
+        in_memory: Functions and items are used as they are. Otherwise they are pickled, and large arrays had better
+            travel as files.
+    """
+
+    @property
+    def in_memory(self) -> bool: ...
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """The results in the order of `items`. The first error is raised; work that has not begun is dropped."""
+        ...
+
+
+class Here:
+    """One item after another, in this thread."""
+
+    in_memory = True
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        return map(function, items)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """A pool of threads."""
+
+    pool: ThreadPoolExecutor
+    workers: int
+    in_memory: bool = field(default=True, init=False)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        waiting: deque[Future[R]] = deque()
+        rest = iter(items)
+        try:
+            for item in islice(rest, _WAITING * self.workers):
+                waiting.append(self.pool.submit(function, item))
+            while waiting:
+                result = waiting.popleft().result()
+                for item in islice(rest, 1):
+                    waiting.append(self.pool.submit(function, item))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class RayTasks:
+    """Tasks of the Ray cluster that this process is connected with.
+
+    The nodes must see the audited files and the working directory under the same paths.
+    """
+
+    ray: Any
+    in_memory: bool = field(default=False, init=False)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        task, shared = self.ray.remote(_call), self.ray.put(function)
+        most = _WAITING * max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+        rest = iter(items)
+        waiting = deque(task.remote(shared, item) for item in islice(rest, most))
+        try:
+            while waiting:
+                try:
+                    result: R = self.ray.get(waiting.popleft())
+                except self.ray.exceptions.RayTaskError as error:
+                    raise error.cause from error  # what the function raised
+                waiting.extend(task.remote(shared, item) for item in islice(rest, 1))
+                yield result
+        finally:
+            for reference in waiting:
+                self.ray.cancel(reference)
+
+
+def _call(function: Callable[[T], R], item: T) -> R:
+    """Ray takes plain functions only, no partial ones or methods."""
+    return function(item)
+
+
+@contextmanager
+def open_executor(engine: Engine = "local", workers: int = 1) -> Iterator[Executor]:
+    """An executor for the time of a `with` block.
+
+    Ray: a cluster that this process is connected with is used and left as it is; otherwise one is joined (environment
+    variable ``RAY_ADDRESS``) or started on this machine with `workers` processes, and left or stopped at the end.
+
+    Args:
+        engine: ``local`` or ``ray``.
+        workers: Threads, or processes of a Ray cluster that is started here.
+
+    Raises:
+        OptionalDependencyError: Ray is asked for and not installed.
+    """
+    if engine == "ray":
+        yield from _ray(workers)
+    elif workers == 1:
+        yield Here()
+    else:
+        with ThreadPoolExecutor(workers, thread_name_prefix="dataset-audit") as pool:
+            yield Threads(pool, workers)
+
+
+def _ray(workers: int) -> Iterator[Executor]:
+    ray = _optional.require("ray", extra="ray", purpose="Audits on a Ray cluster")
+    if ray.is_initialized():
+        yield RayTasks(ray)
+        return
+    with _init(ray, workers):
+        yield RayTasks(ray)
+
+
+@contextmanager
+def _init(ray: Any, workers: int) -> Iterator[None]:
+    """Join the cluster that `RAY_ADDRESS` names, or start one here that tells nobody of it."""
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    before = os.environ.get(_USAGE)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        os.environ[_USAGE] = "0"
+        try:
+            ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
+        finally:
+            os.environ.update({_USAGE: before}) if before is not None else os.environ.pop(_USAGE)
+    try:
+        yield
+    finally:
+        ray.shutdown()  # of a cluster that was joined, this ends the connection only

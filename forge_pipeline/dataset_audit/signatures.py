@@ -1,0 +1,224 @@
+"""What the near-duplicate search keeps of each row: hashes of its text and tokens, its bucket keys, its token set.
+
+Few rows are signed with NumPy, many by compiled loops (`kernels`); both give the same
+bits, so shards of one audit may be signed either way.
+
+State: 24 + 8 k bytes a row and 4 bytes a distinct token, k being 16 bands for MinHash at
+the default threshold, or 1 for SimHash: 450 bytes for a row of 74 distinct tokens.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forge_pipeline.dataset_audit.minhash import band_keys, band_multipliers, bands, minhash_rows, permutations
+from forge_pipeline.dataset_audit.simhash import simhash_rows
+from forge_pipeline.dataset_audit.texts import mixed, text_bytes, text_hashes
+from forge_pipeline.dataset_audit.tokens import (
+    IntArray,
+    Tokenizer,
+    TokenRows,
+    beyond_table,
+    character_table,
+    token_hash,
+    tokens_of,
+)
+
+KeyArray = npt.NDArray[np.uint64]
+ValueArray = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class RowSignatures:
+    """Of the rows of one shard, in reading order; n rows, m tokens.
+
+    Attributes:
+        text: Hash of each row's text; equal texts have equal hashes; shape (n,).
+        tokens: Hash of each row's set of tokens (SimHash: of its bag), whatever their order; 0 means no tokens;
+            shape (n,).
+        keys: MinHash band keys (`minhash.bands` says how many), or the SimHash; shape (n, k).
+        offsets: Row `i` has the values from `offsets[i]` up to `offsets[i + 1]`; shape (n + 1,).
+        values: Low 32 bits of the hashes of each row's distinct tokens, ascending in a row; shape (m,).
+    """
+
+    text: KeyArray
+    tokens: KeyArray
+    keys: KeyArray
+    offsets: IntArray
+    values: ValueArray
+
+    @classmethod
+    def concatenated(cls, parts: "list[RowSignatures]") -> "RowSignatures":
+        """Rows of several blocks as those of one. There must be at least one block."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0, *(len(part.values) for part in parts)])
+        offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+        return cls(
+            np.concatenate([part.text for part in parts]),
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([*offsets, starts[-1:]]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write one Arrow file (one record batch, uncompressed), aside and renamed.
+
+        It is an intermediate that a run can make again, so it is not forced to the disk.
+        """
+        columns = {
+            "text": pa.array(self.text),
+            "tokens": pa.array(self.tokens),
+            "keys": pa.FixedSizeListArray.from_arrays(
+                pa.array(np.ascontiguousarray(self.keys).reshape(-1)), self.keys.shape[1]
+            ),
+            "values": pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.values)),
+        }
+        batch = pa.record_batch(list(columns.values()), names=list(columns))
+        aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def read(cls, path: Path) -> "RowSignatures":
+        """Map what `write` wrote into memory: its arrays are read from the file as they are touched, and read-only."""
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        text, tokens, keys, values = batch.columns
+        width = keys.type.list_size
+        return cls(
+            text.to_numpy(),
+            tokens.to_numpy(),
+            keys.flatten().to_numpy().reshape(-1, width),
+            values.offsets.to_numpy(),
+            values.values.to_numpy(),
+        )
+
+
+@cache
+def kernels() -> Any:
+    """The compiled loops; None where numba is not installed. The first call costs about half a second."""
+    if find_spec("numba") is None:
+        return None
+    from forge_pipeline.dataset_audit import kernels as module
+
+    return module
+
+
+def sign(texts: pa.LargeStringArray, *, num_perm: int | None, jaccard: float, compiled: bool) -> RowSignatures:
+    """Sign the texts of some rows.
+
+    Args:
+        texts: None of them null.
+        num_perm: Length of a MinHash signature; None asks for SimHash.
+        jaccard: The threshold that MinHash bands are made for.
+        compiled: Whether to use `kernels`, where numba is installed.
+    """
+    module = kernels() if compiled else None
+    return (
+        _sign_with_numpy(texts, num_perm, jaccard)
+        if module is None
+        else _sign_with_kernels(texts, num_perm, jaccard, module)
+    )
+
+
+def _sign_with_numpy(texts: pa.LargeStringArray, num_perm: int | None, jaccard: float) -> RowSignatures:
+    rows = Tokenizer().tokenize(texts)
+    offsets, values = _value_sets(rows)
+    if num_perm is None:
+        keys = simhash_rows(rows)[:, None]
+        sums = _sums(rows.hashes * rows.counts.astype(np.uint64), rows.offsets)
+    else:
+        keys = band_keys(minhash_rows(rows, *permutations(num_perm)), jaccard)
+        sums = _sums(mixed(values.astype(np.uint64)), offsets)
+    return RowSignatures(text_hashes(texts), sums, keys, offsets, values)
+
+
+def _sums(numbers: KeyArray, offsets: IntArray) -> KeyArray:
+    """The sum of each row's numbers modulo 2**64, in whatever order they stand; at least 1, or 0 for no numbers."""
+    sums = np.zeros(len(numbers) + 1, dtype=np.uint64)
+    np.cumsum(numbers, out=sums[1:])
+    totals: KeyArray = sums[offsets[1:]] - sums[offsets[:-1]]
+    return np.where(np.diff(offsets) > 0, np.maximum(totals, np.uint64(1)), np.uint64(0))
+
+
+def _value_sets(rows: TokenRows) -> tuple[IntArray, ValueArray]:
+    count = len(rows.offsets) - 1
+    row = np.repeat(np.arange(count, dtype=np.uint64), np.diff(rows.offsets))
+    keyed = np.unique(row << np.uint64(32) | rows.hashes & np.uint64(0xFFFFFFFF))
+    offsets = np.searchsorted(keyed >> np.uint64(32), np.arange(count + 1, dtype=np.uint64))
+    return offsets.astype(np.int64), keyed.astype(np.uint32)
+
+
+_of_thread = threading.local()
+
+
+def _word_cache(size: int) -> KeyArray:
+    """Each thread's own; what is in it changes how fast words are hashed and nothing else."""
+    found: KeyArray | None = getattr(_of_thread, "words", None)
+    if found is None:
+        found = _of_thread.words = np.zeros(size, dtype=np.uint64)
+    return found
+
+
+def _room_for_values(size: int) -> ValueArray:
+    """Each thread's own, used again: new memory would cost more than what is done with it."""
+    found: ValueArray | None = getattr(_of_thread, "values", None)
+    if found is None or len(found) < size:
+        found = _of_thread.values = np.empty(size, dtype=np.uint32)
+    return found
+
+
+def _sign_with_kernels(texts: pa.LargeStringArray, num_perm: int | None, jaccard: float, module: Any) -> RowSignatures:
+    count = len(texts)
+    data, offsets = text_bytes(texts)
+    given_offsets, given = _given(texts, data, offsets)
+    multipliers, addends = permutations(num_perm) if num_perm else (np.zeros(0, np.uint32), np.zeros(0, np.uint32))
+    band_count, width = bands(jaccard, num_perm) if num_perm else (1, 0)
+    text, tokens = np.empty(count, np.uint64), np.empty(count, np.uint64)
+    keys = np.empty((count, band_count), np.uint64)
+    value_offsets = np.empty(count + 1, np.int64)
+    values = _room_for_values(int(offsets[-1] - offsets[0]) // 2 + int(given_offsets[-1]) + count + 1)
+    module.hash_texts(data, offsets, text)
+    written = module.sign_rows(
+        data,
+        offsets,
+        given_offsets,
+        given,
+        character_table() if len(data) and data.max() >= 0x80 else np.zeros(0, np.uint32),
+        _word_cache(4 << module.CACHE_BITS),
+        multipliers,
+        addends,
+        width,
+        band_multipliers(width),
+        tokens,
+        keys,
+        value_offsets,
+        values,
+    )
+    return RowSignatures(text, tokens, keys, value_offsets, values[:written].copy())
+
+
+def _given(texts: pa.LargeStringArray, data: npt.NDArray[np.uint8], offsets: IntArray) -> tuple[IntArray, KeyArray]:
+    """Token hashes of the texts that hold characters beyond the kernels' table, made here; by row, 0 for the others."""
+    counts = np.zeros(len(texts) + 1, dtype=np.int64)
+    hashes: list[int] = []
+    for row in beyond_table(data, offsets).tolist():
+        found = [token_hash(token) for token in tokens_of(texts[row].as_py())]
+        counts[row + 1] = len(found)
+        hashes += found
+    return np.cumsum(counts), np.array(hashes, dtype=np.uint64)

@@ -1,0 +1,171 @@
+"""The same bytes wherever the work is done: here, in threads, over files, on a Ray cluster of two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forge_pipeline import errors
+from forge_pipeline.dataset_audit import audit_dataset, reading
+from forge_pipeline.dataset_audit.executors import Here, open_executor
+from forge_pipeline.dataset_audit.near_duplicates import Pairs, SignedRows, Tables, find_pairs, unit_of
+from forge_pipeline.dataset_audit.shuffle import SignatureFiles, find_pairs_in_files
+from forge_pipeline.dataset_audit.signatures import RowSignatures, sign
+from forge_pipeline.integrity import canonical_json, report_to_json
+
+WriteRows = Callable[..., Path]
+WRITTEN = ("clusters.parquet", "findings.parquet")
+
+
+@pytest.fixture
+def dataset(sentences: Callable[[int], list[str]], write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two splits in some twenty shards, with duplicates, near-duplicates, overlap and findings."""
+    monkeypatch.setattr(reading, "SHARD_BYTES", 4000)
+    texts = sentences(250)
+    near = [text.replace(text.split()[7], "changed", 1) for text in texts[:60]]
+    rows = [{"text": text} for text in [*texts, *texts[:30], *near, "Mail a@b.org or call +49 30 901820.", ""]]
+    path = write_rows(rows, "data/train.jsonl")
+    write_rows([{"text": text, "note": "x@y.org"} for text in [*near[10:20], *texts[100:110]]], "data/validation.jsonl")
+    return path.parent
+
+
+def audited(dataset: Path, out: Path, **arguments: Any) -> list[bytes]:
+    """The report without time and place, and the files beside it."""
+    report = audit_dataset(
+        str(dataset), output_dir=str(out), enable_quality_filter=True, near_dup_threshold=9, **arguments
+    )
+    values = {
+        key: value for key, value in report_to_json(report).items() if not key.startswith(("generated", "source"))
+    }
+    assert values["near_duplicate_summary"]["pairs_per_split"]["train"] > 60
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    return [canonical_json(values), *((out / name).read_bytes() for name in WRITTEN)]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two worker processes on this machine, without a dashboard and without a word to the network."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
+             _temp_dir=str(tmp_path_factory.mktemp("ray")), object_store_memory=80_000_000)  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("method", ["minhash", "simhash"])
+def test_threads_and_files_give_the_same_bytes_as_one_thread(method: str, dataset: Path, tmp_path: Path) -> None:
+    alone = audited(dataset, tmp_path / "alone", dedup_method=method)
+    assert audited(dataset, tmp_path / "threads", dedup_method=method, workers=2) == alone
+    work_dir = str(tmp_path / "work")
+    assert audited(dataset, tmp_path / "files", dedup_method=method, workers=3, work_dir=work_dir) == alone
+    assert list(Path(work_dir).iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["minhash", "simhash"])
+def test_a_ray_cluster_gives_the_same_bytes_as_one_thread(
+    method: str, dataset: Path, tmp_path: Path, ray_cluster: Any
+) -> None:
+    alone = audited(dataset, tmp_path / "alone", dedup_method=method)
+    assert audited(dataset, tmp_path / "ray", dedup_method=method, engine="ray") == alone
+    assert ray_cluster.is_initialized()  # it was not ours to stop
+
+
+@pytest.mark.slow
+def test_an_error_on_a_ray_worker_is_the_error_of_the_audit(
+    write_rows: WriteRows, tmp_path: Path, ray_cluster: Any
+) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(errors.DataError, match="not readable as Parquet"):
+        audit_dataset(str(tmp_path / "rows.parquet"), engine="ray")
+    path = write_rows([{"text": "fine"}], "rows.jsonl")
+    with pytest.raises(ZeroDivisionError), open_executor("ray") as executor:
+        list(executor.map(lambda item: 1 // item, [1, 0]))
+    assert audit_dataset(str(path), engine="ray").total_samples == 1
+
+
+def test_ray_is_an_extra_and_the_message_says_how_to_get_it(
+    write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(errors.OptionalDependencyError, match=r"pip install 'forge-pipeline\[ray\]'"):
+        audit_dataset(str(write_rows([{"text": "x"}])), engine="ray")
+
+
+def signed_files(texts: list[str], directory: Path, num_perm: int | None) -> SignatureFiles:
+    import pyarrow as pa
+
+    paths = []
+    for first in range(0, len(texts), 40):
+        block = pa.array(texts[first : first + 40], pa.large_string())
+        paths.append(directory / f"{first}.arrow")
+        sign(block, num_perm=num_perm, jaccard=0.85, compiled=False).write(paths[-1])
+    return SignatureFiles(tuple(paths))
+
+
+def as_list(pairs: Pairs) -> list[tuple[int, int, float]]:
+    return list(zip(pairs.left.tolist(), pairs.right.tolist(), pairs.similarity.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("parts", [1, 3, 8])
+@pytest.mark.parametrize("num_perm", [128, None])
+def test_pairs_do_not_depend_on_how_buckets_are_partitioned(
+    parts: int, num_perm: int | None, sentences: Callable[[int], list[str]], tmp_path: Path
+) -> None:
+    texts = sentences(150)
+    texts += [text.replace(text.split()[3], "changed", 1) for text in texts] + texts[:9]
+    files = signed_files(texts, tmp_path, num_perm)
+    in_memory = SignedRows.of([RowSignatures.read(path) for path in files.paths])
+    unit = unit_of(in_memory.tokens)
+    units = np.flatnonzero(unit == np.arange(len(unit)))
+    tables = Tables.of(in_memory, units, hamming=None if num_perm else 6, jaccard=0.85)
+    expected = find_pairs(in_memory, units, tables)
+    assert len(expected.left) > 50
+    found = find_pairs_in_files(SignedRows.of(files), files, units, tables, Here(), tmp_path, parts=parts)
+    assert as_list(found) == as_list(expected)
+    assert found.complete
+
+
+def test_results_come_in_order_and_the_first_error_ends_the_work() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return 10 // (5 - item)
+
+    for workers in (1, 4):
+        begun.clear()
+        with open_executor("local", workers) as executor:
+            assert list(executor.map(work, range(5))) == [2, 2, 3, 5, 10]
+            begun.clear()
+            with pytest.raises(ZeroDivisionError):
+                list(executor.map(work, range(1000)))
+        assert len(begun) < 100  # what had not begun was dropped
+
+
+SCRIPT = """
+import json, os, sys
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+from forge_pipeline.dataset_audit import audit_dataset
+report = audit_dataset(sys.argv[1], engine="ray", workers=1)
+import ray
+print(json.dumps([report.total_samples, ray.is_initialized()]))
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_was_started_for_the_audit_ends_with_it(write_rows: WriteRows) -> None:
+    pytest.importorskip("ray")
+    path = write_rows([{"text": "one"}, {"text": "two"}])
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)], check=True, capture_output=True, text=True, env=environment
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [2, False]
