@@ -26,18 +26,32 @@ class SyntheticSection(Section):
     api_key: str | None = Field(default=None, repr=False)
     api_key_env: str | None = None
     api_delay: float = Field(default=0.5, ge=0.0)
-    """Seconds between requests."""
+    """Least seconds between the starts of two requests, however many run at a time."""
     api_timeout: int = Field(default=60, ge=10)
-    """Seconds a request may take."""
+    """Seconds a request may take, from connecting to the last byte."""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Requests to the endpoint at a time."""
+    batch_size: int = Field(default=8, ge=1)
+    """Prompts that a local teacher answers at a time."""
     seed_file: str = ""
     seed_prompts: list[str] = []
     system_prompt: str = ""
     max_new_tokens: int = Field(default=1024, ge=1)
     temperature: float = Field(default=0.7, ge=0.0)
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Of the sampling. A local teacher takes 0 where there is none; an endpoint gets it plus the sample's number."""
+    samples_per_prompt: int = Field(default=1, ge=1, le=1000)
+    """Answers asked for each prompt. Equal answers to one prompt become one row."""
     output_file: str = "synthetic_data.jsonl"
     output_format: Literal["messages", "instruction", "chatml", "prompt_response"] = "messages"
+    license: str | None = None
+    """Licence of the answers, as the teacher's terms give it: SPDX expression, or the licence's name."""
+    mix_weight: float | None = Field(default=None, ge=0.0)
+    """Weight of these rows where `data.mix_ratio` gives the others theirs; needed then."""
     min_success_rate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Smallest share of prompts that must be answered, with all their samples."""
     sanity_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
+    """After ten requests, no more are made once a larger share of them has failed."""
 
     @model_validator(mode="after")
     def _has_a_teacher(self) -> "SyntheticSection":
@@ -47,6 +61,8 @@ class SyntheticSection(Section):
             raise ValueError("enabled is true but teacher_model is empty")
         if self.enabled and not (self.seed_file or self.seed_prompts):
             raise ValueError("enabled is true but there are no seeds; set seed_file or seed_prompts")
+        if self.samples_per_prompt > 1 and not self.temperature and self.teacher_backend != "file":
+            raise ValueError("samples_per_prompt above 1 with temperature 0 asks for equal answers; raise temperature")
         return self
 
 

@@ -1,83 +1,28 @@
-"""Synthetic rows: a real HTTP endpoint on this machine, a real tiny model, and files."""
+"""What the generator writes, keeps and counts, whoever the teacher is."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forge_pipeline.config import ForgeConfig
+from forge_pipeline.config.operation import SyntheticSection
 from forge_pipeline.data.examples import conversation_of
 from forge_pipeline.errors import ConfigError, DataError
-from forge_pipeline.synthetic import SyntheticDataGenerator
-from forge_pipeline.synthetic.teachers import ApiTeacher
+from forge_pipeline.integrity import Digest, read_report
+from forge_pipeline.progress import Progress
+from forge_pipeline.synthetic import SyntheticDataGenerator, SyntheticReport
+from forge_pipeline.synthetic.generator import report_file
+from forge_pipeline.synthetic.requests import build_requests
+from forge_pipeline.synthetic.rows import as_lines, build_row, merge_equal, row_in, rows_by_request
+from forge_pipeline.synthetic.teachers import Outcome, TeacherIdentity
 
-
-@dataclass
-class Endpoint:
-    """A chat-completions endpoint. `script` maps a prompt to the statuses that it meets before an answer."""
-
-    url: str = ""
-    script: dict[str, list[int]] = field(default_factory=dict)
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
-    answer: Callable[[str], Any] = "Answer to {}".format
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    state = Endpoint()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            state.requests.append(request)
-            state.keys.append(self.headers["Authorization"])
-            prompt = request["messages"][-1]["content"]
-            status = state.script[prompt].pop(0) if state.script.get(prompt) else 200
-            message = {"role": "assistant", "content": state.answer(prompt)}
-            body = json.dumps({"choices": [{"message": message}]}).encode()
-            self.send_response(status)
-            if status == 302:
-                self.send_header("Location", f"{state.url}/elsewhere")
-            if status == 429:
-                self.send_header("Retry-After", "7")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    yield state
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waits are noted, not slept."""
-    waits: list[float] = []
-    monkeypatch.setattr(ApiTeacher.__init__, "__defaults__", (waits.append,))
-    return waits
-
-
-def config_with(**synthetic: Any) -> ForgeConfig:
-    return ForgeConfig(
-        model={"name_or_path": "base"},
-        lora={},
-        training={},
-        data={"dataset_name_or_path": "rows.jsonl"},
-        synthetic={"enabled": True, "teacher_model": "teacher", "seed_prompts": ["One?", "Two?"]} | synthetic,
-    )
+Config = Callable[..., ForgeConfig]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -85,28 +30,70 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_endpoint_is_asked_once_for_each_prompt_and_rows_say_where_they_come_from(
-    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: Any, config_with: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEACHER_KEY", "k-123")
-    config = config_with(api_base=endpoint.url, api_key_env="TEACHER_KEY", system_prompt="Be brief.", temperature=0.5)
+    config = config_with(api_key_env="TEACHER_KEY", system_prompt="Be brief.", temperature=0.5, concurrency=1, seed=7)
     output = tmp_path / "new" / "rows.jsonl"
     result = SyntheticDataGenerator(config).generate(str(output))
     assert (result.total_prompts, result.successful, result.failed, result.errors) == (2, 2, 0, ())
-    assert result.success_rate == 1.0
-    assert result.output_file == str(output)
+    assert (result.success_rate, result.output_file, result.rows) == (1.0, str(output), 2)
     assert endpoint.keys == ["Bearer k-123"] * 2
     assert endpoint.requests[0] == {
         "model": "teacher",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "One?"}],
         "max_tokens": 1024,
         "temperature": 0.5,
+        "seed": 7,
     }
     first = rows_of(output)[0]
     assert first["messages"][-1] == {"role": "assistant", "content": "Answer to One?"}
-    assert first["synthetic"]["teacher"] == "teacher"
-    assert first["synthetic"]["backend"] == "api"
-    assert "k-123" not in output.read_text()
-    assert list(output.parent.iterdir()) == [output]
+    facts = first["synthetic"]
+    assert facts.pop("request_digest").startswith("sha256:")
+    assert facts.pop("generator").startswith("forge-pipeline ")
+    assert facts == {
+        "teacher": "teacher",
+        "backend": "api",
+        "endpoint": endpoint.url.split("/")[2],
+        "answered_by": "teacher-2026-01",
+        "finish_reason": "stop",
+        "prompt_digest": str(Digest.of(b"One?")),
+        "temperature": 0.5,
+        "max_new_tokens": 1024,
+        "seed": 7,
+        "sample": 0,
+    }
+    assert sorted(output.parent.iterdir()) == [output, report_file(output)]
+
+
+def test_the_report_beside_the_rows_vouches_for_them_and_holds_no_time(
+    endpoint: Any, config_with: Config, tmp_path: Path
+) -> None:
+    endpoint.script = {"Two?": [400]}
+    reports = []
+    for name in ("a.jsonl", "b.jsonl"):
+        SyntheticDataGenerator(config_with()).generate(str(tmp_path / name))
+        endpoint.script = {"Two?": [400]}
+        reports.append(report_file(tmp_path / name).read_bytes())
+    assert reports[0] == reports[1]
+    report = read_report(tmp_path / "a.jsonl.report.json", SyntheticReport)
+    assert report.rows_digest == Digest.of_file(tmp_path / "a.jsonl")
+    assert (report.total_prompts, report.successful, report.failed, report.rows) == (2, 1, 1, 1)
+    assert report.teacher is not None
+    assert report.teacher.endpoint in endpoint.url
+    assert "400" in report.errors[0]
+
+
+def test_how_rows_are_got_leaves_the_settings_digest_alone_and_what_they_are_changes_it(
+    config_with: Config, tmp_path: Path
+) -> None:
+    def digest(**keys: Any) -> Any:
+        output = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        SyntheticDataGenerator(config_with(**keys)).generate(str(output))
+        return read_report(report_file(output), SyntheticReport).settings_digest
+
+    assert digest() == digest(concurrency=1, api_key="k", seed_prompts=["Three?"])
+    assert len({digest(), digest(seed=1), digest(temperature=0.1), digest(output_format="chatml")}) == 4
 
 
 FORMATS = {
@@ -118,9 +105,9 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_each_output_format_is_one_that_ingestion_reads(name: str, endpoint: Endpoint, tmp_path: Path) -> None:
+def test_each_output_format_is_one_that_ingestion_reads(name: str, config_with: Config, tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
-    SyntheticDataGenerator(config_with(api_base=endpoint.url, output_format=name)).generate(str(output))
+    SyntheticDataGenerator(config_with(output_format=name)).generate(str(output))
     row = rows_of(output)[0]
     row.pop("synthetic")
     assert row == FORMATS[name]
@@ -130,108 +117,163 @@ def test_each_output_format_is_one_that_ingestion_reads(name: str, endpoint: End
         assert [turn["content"] for turn in turns] == ["One?", "Answer to One?"]
 
 
-def test_a_busy_endpoint_is_asked_again_and_a_broken_one_is_given_up_on(
-    endpoint: Endpoint, tmp_path: Path, no_waiting: list[float]
-) -> None:
-    endpoint.script = {"One?": [429, 503], "Two?": [500] * 9}
+def test_a_second_run_asks_only_what_is_not_answered_yet(endpoint: Any, config_with: Config, tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
-    result = SyntheticDataGenerator(config_with(api_base=endpoint.url, api_delay=0)).generate(str(output))
-    assert (result.successful, result.failed) == (1, 1)
-    assert result.errors == ("prompt 2: the endpoint answered 500 Internal Server Error, 4 times",)
-    assert no_waiting == [7.0, 2.0, 1.0, 2.0, 4.0]
-    assert [row["messages"][0]["content"] for row in rows_of(output)] == ["One?"]
-
-
-@pytest.mark.parametrize(("status", "words"), [(401, "the key was refused"), (404, "no such model or path")])
-def test_an_answer_that_no_prompt_would_change_ends_the_run(
-    status: int, words: str, endpoint: Endpoint, tmp_path: Path
-) -> None:
-    endpoint.script = {"One?": [status]}
-    with pytest.raises(ConfigError, match=words):
-        SyntheticDataGenerator(config_with(api_base=endpoint.url)).generate(str(tmp_path / "rows.jsonl"))
-    assert len(endpoint.requests) == 1
-
-
-def test_a_redirect_is_not_followed_because_it_would_carry_the_key_away(endpoint: Endpoint, tmp_path: Path) -> None:
-    endpoint.script = {"One?": [302], "Two?": [302]}
-    result = SyntheticDataGenerator(config_with(api_base=endpoint.url, api_key="k")).generate(str(tmp_path / "r.jsonl"))
-    assert result.successful == 0
-    assert len(endpoint.requests) == 2
-
-
-@pytest.mark.parametrize("answer", ["", "  \n", None, {"a": 1}])
-def test_an_empty_answer_is_a_failure(answer: Any, endpoint: Endpoint, tmp_path: Path) -> None:
-    endpoint.answer = lambda prompt: answer
-    result = SyntheticDataGenerator(config_with(api_base=endpoint.url)).generate(str(tmp_path / "rows.jsonl"))
-    assert result.successful == 0
-    assert result.errors[0] == "prompt 1: the answer is empty"
-
-
-def test_an_unreachable_endpoint_is_a_failure_of_the_prompt(tmp_path: Path) -> None:
-    result = SyntheticDataGenerator(config_with(api_base="http://127.0.0.1:9/v1")).generate(
-        str(tmp_path / "rows.jsonl")
-    )
-    assert result.failed == 2
-    assert "could not be reached" in result.errors[0]
-
-
-def test_a_second_run_asks_only_what_is_not_answered_yet(endpoint: Endpoint, tmp_path: Path) -> None:
-    output = tmp_path / "rows.jsonl"
-    config = config_with(api_base=endpoint.url)
-    SyntheticDataGenerator(config).generate(str(output))
+    SyntheticDataGenerator(config_with(concurrency=1)).generate(str(output))
     before = output.read_bytes()
-    more = config_with(api_base=endpoint.url, seed_prompts=["Zero?", "One?", "Two?"])
-    result = SyntheticDataGenerator(more).generate(str(output))
-    assert [request["messages"][0]["content"] for request in endpoint.requests] == ["One?", "Two?", "Zero?"]
+    result = SyntheticDataGenerator(config_with(seed_prompts=["Zero?", "One?", "Two?"])).generate(str(output))
+    assert endpoint.asked == ["One?", "Two?", "Zero?"]
     assert result.successful == 3
     assert output.read_bytes().endswith(before)
 
 
-def test_a_killed_run_goes_on_where_it_stopped_and_the_torn_line_is_asked_again(
-    endpoint: Endpoint, tmp_path: Path
+@pytest.mark.parametrize("cut", [1, 20, 200])
+def test_the_torn_line_of_a_killed_run_is_asked_again(
+    cut: int, endpoint: Any, config_with: Config, tmp_path: Path
 ) -> None:
     output = tmp_path / "rows.jsonl"
-    config = config_with(api_base=endpoint.url)
-    SyntheticDataGenerator(config).generate(str(output))
+    SyntheticDataGenerator(config_with()).generate(str(output))
     whole = output.read_bytes()
     output.rename(tmp_path / "rows.jsonl.partial")
-    (tmp_path / "rows.jsonl.partial").write_bytes(whole[:-20])
+    (tmp_path / "rows.jsonl.partial").write_bytes(whole[:-cut])
     endpoint.requests.clear()
-    SyntheticDataGenerator(config).generate(str(output))
-    assert [request["messages"][0]["content"] for request in endpoint.requests] == ["Two?"]
+    SyntheticDataGenerator(config_with()).generate(str(output))
+    assert endpoint.asked == ["Two?"]
     assert output.read_bytes() == whole
 
 
-def test_a_file_with_other_rows_is_never_overwritten(endpoint: Endpoint, tmp_path: Path) -> None:
+STRANGE = {
+    "other rows": b'{"text": "mine"}\n',
+    "no JSON": b"hello\n",
+    "a list": b"[1]\n",
+    "deep": b"[" * 100_000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_file_with_other_rows_is_never_overwritten(
+    case: str, endpoint: Any, config_with: Config, tmp_path: Path
+) -> None:
     output = tmp_path / "rows.jsonl"
-    output.write_text('{"text": "mine"}\n')
+    output.write_bytes(STRANGE[case])
     with pytest.raises(ConfigError, match="never overwritten"):
-        SyntheticDataGenerator(config_with(api_base=endpoint.url)).generate(str(output))
-    assert output.read_text() == '{"text": "mine"}\n'
+        SyntheticDataGenerator(config_with()).generate(str(output))
+    assert output.read_bytes() == STRANGE[case]
+    assert endpoint.requests == []
 
 
-def test_a_teacher_that_fails_too_often_is_not_asked_further(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_teacher_that_fails_too_often_is_not_asked_further(
+    endpoint: Any, config_with: Config, tmp_path: Path
+) -> None:
     prompts = [f"Prompt {i}" for i in range(30)]
     endpoint.script = {prompt: [400] for prompt in prompts[:5]}
-    config = config_with(api_base=endpoint.url, seed_prompts=prompts, sanity_failure_rate=0.2)
+    config = config_with(seed_prompts=prompts, sanity_failure_rate=0.2, concurrency=1)
     result = SyntheticDataGenerator(config).generate(str(tmp_path / "rows.jsonl"))
     assert len(endpoint.requests) == 10
     assert (result.successful, result.failed) == (5, 25)
     assert "stopped after 10 of 30" in result.errors[-1]
+    assert read_report(tmp_path / "rows.jsonl.report.json", SyntheticReport).not_asked == 20
 
 
-def test_too_few_answers_raise_but_are_kept(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_requests_under_way_when_a_run_stops_early_are_waited_for(
+    endpoint: Any, config_with: Config, tmp_path: Path
+) -> None:
+    prompts = [f"Prompt {i}" for i in range(60)]
+    endpoint.script = {prompt: [400] for prompt in prompts[:10]}
+    endpoint.delays = dict.fromkeys(prompts[10:], 0.1)
+    result = SyntheticDataGenerator(config_with(seed_prompts=prompts, concurrency=8)).generate(
+        str(tmp_path / "r.jsonl")
+    )
+    assert len(endpoint.requests) < 30
+    assert result.successful == len(endpoint.requests) - 10  # whatever was asked was kept
+
+
+def test_too_few_answers_raise_but_are_kept(endpoint: Any, config_with: Config, tmp_path: Path) -> None:
     endpoint.script = {"Two?": [400]}
     output = tmp_path / "rows.jsonl"
     with pytest.raises(DataError, match=r"1 of 2 prompts"):
-        SyntheticDataGenerator(config_with(api_base=endpoint.url, min_success_rate=0.9)).generate(str(output))
+        SyntheticDataGenerator(config_with(min_success_rate=0.9)).generate(str(output))
     assert len(rows_of(output)) == 1
+    assert SyntheticDataGenerator(config_with(min_success_rate=0.9)).generate(str(output)).successful == 2
 
 
-def test_prompts_come_from_text_and_row_files_each_once(tmp_path: Path) -> None:
-    (tmp_path / "answers.jsonl").write_text(
-        "\n".join(json.dumps({"instruction": f"Q{i}?", "output": f"A{i}"}) for i in range(3))
-    )
+def test_each_sample_is_a_request_with_its_own_seed(endpoint: Any, config_with: Config, tmp_path: Path) -> None:
+    endpoint.answer = lambda request: f"{request['messages'][0]['content']} {request['seed']}"
+    config = config_with(samples_per_prompt=3, seed=40)
+    result = SyntheticDataGenerator(config).generate(str(tmp_path / "rows.jsonl"))
+    rows = rows_of(tmp_path / "rows.jsonl")
+    assert [row["messages"][-1]["content"] for row in rows] == [
+        f"{p}? {s}" for p in ("One", "Two") for s in (40, 41, 42)
+    ]
+    assert [row["synthetic"]["seed"] for row in rows] == [40, 41, 42] * 2
+    assert (result.total_prompts, result.successful, result.rows, result.duplicates) == (2, 2, 6, 0)
+
+
+def test_equal_answers_to_one_prompt_are_one_row_and_are_not_asked_again(
+    endpoint: Any, config_with: Config, tmp_path: Path
+) -> None:
+    endpoint.answer = lambda request: f"Blue {request['seed'] // 2}"
+    config, output = config_with(samples_per_prompt=4, seed=0), tmp_path / "rows.jsonl"
+    result = SyntheticDataGenerator(config).generate(str(output))
+    # The same words to another prompt are another row.
+    assert (result.successful, result.rows, result.duplicates) == (2, 4, 4)
+    assert [row["synthetic"]["sample"] for row in rows_of(output)] == [0, 2, 0, 2]
+    before, asked = output.read_bytes(), len(endpoint.requests)
+    again = SyntheticDataGenerator(config).generate(str(output))
+    assert (again.rows, again.duplicates, len(endpoint.requests)) == (4, 4, asked)
+    assert output.read_bytes() == before
+
+
+def test_a_sample_that_failed_is_named_and_its_prompt_counts_as_not_answered(
+    endpoint: Any, config_with: Config, tmp_path: Path
+) -> None:
+    endpoint.script = {"Two?": [400]}
+    config = config_with(samples_per_prompt=2, concurrency=1)
+    result = SyntheticDataGenerator(config).generate(str(tmp_path / "rows.jsonl"))
+    assert (result.successful, result.failed) == (1, 1)
+    assert result.errors[0].startswith("prompt 2, sample 1: the endpoint answered 400 Bad Request")
+
+
+def test_cut_off_answers_are_counted(endpoint: Any, config_with: Config, tmp_path: Path) -> None:
+    endpoint.finish_reason = "length"
+    assert SyntheticDataGenerator(config_with()).generate(str(tmp_path / "rows.jsonl")).truncated == 2
+
+
+@given(
+    answers=st.lists(st.lists(st.sampled_from("abc"), min_size=3, max_size=3), min_size=1, max_size=4), data=st.data()
+)
+def test_a_finished_file_says_the_same_as_the_answers_it_was_made_of(answers: list[list[str]], data: Any) -> None:
+    """Law: rows_by_request undoes merge_equal, whatever the order of the answers and whichever are missing."""
+    section = SyntheticSection(enabled=True, teacher_model="t", seed_prompts=["p"], samples_per_prompt=3)
+    requests = build_requests(section, [f"prompt {number}" for number in range(len(answers))])
+    known = data.draw(st.sets(st.sampled_from(requests)))
+    teacher = TeacherIdentity("t", "api")
+    rows = {
+        request.digest: build_row(section, teacher, Outcome(request, answers[request.number - 1][request.sample]))
+        for request in random.Random(0).sample(sorted(known, key=lambda request: request.position), len(known))
+    }
+    merged = merge_equal(requests, rows)
+    lines = as_lines(merged).split(b"\n")[:-1]
+    again = {digest: row for line in lines for digest, row in rows_by_request(row_in(line) or {})}
+    assert again.keys() == rows.keys()
+    assert as_lines(merge_equal(requests, again)) == as_lines(merged)
+
+
+def test_progress_counts_what_was_asked(endpoint: Any, config_with: Config, tmp_path: Path) -> None:
+    endpoint.script = {"One?": [400]}
+    seen: list[Progress] = []
+    SyntheticDataGenerator(config_with(concurrency=1)).generate(str(tmp_path / "r.jsonl"), progress=seen.append)
+    assert [(each.stage, each.step, each.total, each.message) for each in seen] == [
+        ("synthetic", 1, 2, "0 answered, 1 failed"),
+        ("synthetic", 2, 2, "1 answered, 1 failed"),
+    ]
+
+
+def test_prompts_come_from_text_and_row_files_each_once_and_the_rest_is_counted(
+    config_with: Config, tmp_path: Path
+) -> None:
+    answers = [{"instruction": f"Q{i}?", "output": f"A{i}"} for i in range(3)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
     (tmp_path / "seeds.txt").write_text("Q1?\n\n Q0? \nQ1?\nQ9?\n")
     config = config_with(
         teacher_backend="file",
@@ -241,38 +283,79 @@ def test_prompts_come_from_text_and_row_files_each_once(tmp_path: Path) -> None:
         output_format="prompt_response",
     )
     result = SyntheticDataGenerator(config).generate(str(tmp_path / "rows.jsonl"))
-    assert [row["response"] for row in rows_of(tmp_path / "rows.jsonl")] == ["A1", "A0"]
-    assert result.errors == ("prompt 3: the file holds no response to this prompt",)
+    rows = rows_of(tmp_path / "rows.jsonl")
+    assert [row["response"] for row in rows] == ["A1", "A0"]
+    assert result.errors == ("prompt 3: the file holds no response to this prompt; add one, or take the prompt out",)
+    assert rows[0]["synthetic"]["teacher"] == "answers.jsonl"
+    assert rows[0]["synthetic"]["teacher_digest"] == str(Digest.of_file(tmp_path / "answers.jsonl"))
+    assert str(tmp_path) not in (tmp_path / "rows.jsonl").read_text()
+    report = read_report(tmp_path / "rows.jsonl.report.json", SyntheticReport)
+    assert (report.repeated_seeds, report.skipped_seeds) == (2, 0)
 
 
-def test_a_local_teacher_is_loaded_once_and_answers_the_same_twice(
-    recipe: Callable[..., ForgeConfig], tiny_model: Path, tmp_path: Path
-) -> None:
-    section = {
-        "enabled": True,
-        "teacher_backend": "local",
-        "teacher_model": str(tiny_model),
-        "seed_prompts": ["Name a color.", "Say hello."],
-        "max_new_tokens": 8,
-    }
-    for name in ("a", "b"):
-        result = SyntheticDataGenerator(recipe(synthetic=section)).generate(str(tmp_path / name))
-        assert result.total_prompts == 2
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+def test_rows_of_a_seed_file_without_a_prompt_are_counted(config_with: Config, tmp_path: Path) -> None:
+    (tmp_path / "seeds.jsonl").write_text('{"prompt": "One?"}\n{"x": 1}\n{broken\n{"prompt": "\\ud800 is lone"}\n')
+    config = config_with(seed_prompts=[], seed_file=str(tmp_path / "seeds.jsonl"))
+    result = SyntheticDataGenerator(config).generate(str(tmp_path / "rows.jsonl"))
+    report = read_report(tmp_path / "rows.jsonl.report.json", SyntheticReport)
+    assert report.skipped_seeds + result.total_prompts == 4
+    assert report.skipped_seeds >= 2
+    assert result.successful == result.total_prompts
 
 
-WRONG = {
+def test_a_file_teacher_gives_sample_k_its_kth_answer(config_with: Config, tmp_path: Path) -> None:
+    lines = [
+        {"prompt": "One?", "response": "1"},
+        {"prompt": "Two?", "response": "2"},
+        {"prompt": "One?", "response": "I"},
+    ]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = config_with(
+        teacher_backend="file",
+        teacher_model=str(tmp_path / "answers.jsonl"),
+        samples_per_prompt=2,
+        temperature=0,
+        output_format="prompt_response",
+    )
+    result = SyntheticDataGenerator(config).generate(str(tmp_path / "rows.jsonl"))
+    assert [row["response"] for row in rows_of(tmp_path / "rows.jsonl")] == ["1", "I", "2"]
+    assert result.errors == (
+        "prompt 2, sample 2: the file holds 1 responses to this prompt; add one, or take the prompt out",
+    )
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "not enabled": ({"enabled": False}, "synthetic.enabled is false"),
     "no such seed file": ({"seed_file": "nowhere.txt"}, "there is no file 'nowhere.txt'"),
+    "blank prompts": ({"seed_prompts": ["  ", "\n"]}, "every prompt is blank"),
     "key not set": ({"api_key_env": "NO_SUCH_VARIABLE_HERE"}, "NO_SUCH_VARIABLE_HERE is not set"),
     "not a URL": ({"api_base": "localhost:8000"}, "begins with https://"),
+    "no host": ({"api_base": "http://"}, "begins with https://"),
+    "not a port": ({"api_base": "http://host:many/v1"}, "not a URL"),
+    "a password in the URL": ({"api_base": "http://ann:hush@host/v1"}, "holds a user name"),
+    "a query in the URL": ({"api_base": "http://host/v1?key=hush"}, "or a fragment"),
     "no answers": ({"teacher_backend": "file", "teacher_model": "nowhere.jsonl"}, "there is no file 'nowhere.jsonl'"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_work_is_said_before_anything_is_asked(case: str, tmp_path: Path) -> None:
+def test_what_cannot_work_is_said_before_anything_is_asked(
+    case: str, endpoint: Any, config_with: Config, tmp_path: Path
+) -> None:
     section, words = WRONG[case]
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as raised:
         SyntheticDataGenerator(config_with(**section)).generate(str(tmp_path / "rows.jsonl"))
+    assert "hush" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+    assert endpoint.requests == []
+
+
+def test_samples_without_temperature_are_refused_because_they_would_be_equal(config_with: Config) -> None:
+    with pytest.raises(ConfigError, match="samples_per_prompt above 1 with temperature 0"):
+        config_with(samples_per_prompt=2, temperature=0)
+
+
+def test_a_seed_file_that_is_not_utf_8_is_named(config_with: Config, tmp_path: Path) -> None:
+    (tmp_path / "seeds.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match="byte 3 is not UTF-8"):
+        SyntheticDataGenerator(config_with(seed_file=str(tmp_path / "seeds.txt"))).generate(str(tmp_path / "r.jsonl"))
