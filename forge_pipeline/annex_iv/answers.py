@@ -22,6 +22,8 @@ from forge_pipeline.annex_iv.declarations import (
 )
 from forge_pipeline.annex_iv.evidence import Evidence
 from forge_pipeline.annex_iv.instructions import instruction_items
+from forge_pipeline.annex_iv.measurements import measurement_facts, memory_facts
+from forge_pipeline.annex_iv.versions import changes_since, log_relation
 from forge_pipeline.config.data import GovernanceSection
 
 _OBJECTIVES = {
@@ -91,6 +93,7 @@ def _1a(evidence: Evidence) -> Answer:
         "manifest_hash": parent.manifest_hash,
         "system_version": parent.system_version,
         "generated_at": parent.generated_at,
+        "audit_log": log_relation(parent, evidence),
     } if parent else None  # fmt: skip
     return Answer(
         facts={
@@ -112,23 +115,26 @@ def _1c(evidence: Evidence) -> Answer:
 
 
 def _1d(evidence: Evidence) -> Answer:
+    refs = ("fine_tuned_model", *(("gguf_model", "export_report.json") if evidence.export else ()))
+    gap = ("which of these forms are offered, and how",)
+    return _measured(evidence, "1(d)", {"forms": forms_of(evidence)}, gap, *refs)
+
+
+def forms_of(evidence: Evidence) -> list[dict[str, Any]]:
+    """Every file or directory in which the model lies there, with its digest and size."""
     model = evidence.manifests["fine_tuned_model"]
-    forms = [
+    forms: list[dict[str, Any]] = [
         {"form": evidence.model_record.kind, "digest": model.digest, "size_bytes": model.size, "format": "safetensors"}
     ]
     for file in evidence.export.files if evidence.export else ():
         exported = {"form": f"GGUF {file.quantization}", "name": file.name}
         forms.append({**exported, "digest": file.digest, "size_bytes": file.size})
-    refs = ("fine_tuned_model", *(("gguf_model", "export_report.json") if evidence.export else ()))
-    return _measured(evidence, "1(d)", {"forms": forms}, ("which of these forms are offered, and how",), *refs)
+    return forms
 
 
 def _1e(evidence: Evidence) -> Answer:
-    facts: dict[str, Any] = {"model_size_bytes": evidence.manifests["fine_tuned_model"].size}
-    if evidence.usage is not None:
-        facts["training_device"] = evidence.usage.device_name
-        facts["training_peak_memory_bytes"] = evidence.usage.peak_memory_bytes
-    return _declared(evidence, "1(e)", facts, "fine_tuned_model")
+    refs = ("fine_tuned_model", *(("resource_usage.json",) if evidence.usage else ()))
+    return _declared(evidence, "1(e)", memory_facts(evidence), *refs)
 
 
 def _1f(evidence: Evidence) -> Answer:
@@ -173,8 +179,13 @@ def _2a(evidence: Evidence) -> Answer:
 
 
 def _2b(evidence: Evidence) -> Answer:
+    return _declared(evidence, "2(b)", design_facts(evidence), "training_report.json")
+
+
+def design_facts(evidence: Evidence) -> dict[str, Any]:
+    """What the training optimizes, and every argument that shapes the weights."""
     training = evidence.training
-    facts = {
+    return {
         "optimises_for": _OBJECTIVES.get(training.trainer_type, training.trainer_type),
         "arguments": dict(training.arguments),
         "effective_batch_size": training.effective_batch_size,
@@ -182,16 +193,24 @@ def _2b(evidence: Evidence) -> Answer:
         "dataset_type": evidence.provenance.dataset_type,
         "chat_template": evidence.tokenization.chat_template_digest,
     }
-    return _declared(evidence, "2(b)", facts, "training_report.json")
 
 
-def _2c(evidence: Evidence) -> Answer:
+def architecture_facts(evidence: Evidence) -> dict[str, Any]:
+    """Parameters, and the architecture's name where the export knows it."""
     training = evidence.training
     facts: dict[str, Any] = {
+        "base_model": evidence.model_record.base_model.name_or_path,
         "total_parameters": training.total_parameters,
         "trainable_parameters": training.trainable_parameters,
         "dtype": training.dtype,
-        "device": training.device,
+    }
+    return facts | ({"architecture": evidence.export.architecture} if evidence.export else {})
+
+
+def _2c(evidence: Evidence) -> Answer:
+    facts: dict[str, Any] = {
+        **architecture_facts(evidence),
+        "device": evidence.training.device,
         "compute": asdict(compute_of(evidence)),
     }
     refs = ["training_report.json", "tokenization_summary.json"]
@@ -202,36 +221,47 @@ def _2c(evidence: Evidence) -> Answer:
     return _measured(evidence, "2(c)", facts, gap, *refs)
 
 
-def _2d(evidence: Evidence) -> Answer:
+def data_statements(evidence: Evidence) -> dict[str, Any]:
+    """What the provider says about the data, by key of `data.governance`; None where nobody has said."""
     governance = evidence.config.data.governance or GovernanceSection()
-    text = declaration(evidence.config, "2(d)").text
-    said = {
+    return {
         "collection_method": stated(governance.collection_method),
         "annotation_process": stated(governance.annotation_process),
         "known_biases": stated(governance.known_biases),
         "personal_data_included": governance.personal_data_included,
         "dpia_completed": governance.dpia_completed,
     }
+
+
+def _2d(evidence: Evidence) -> Answer:
+    text, said = declaration(evidence.config, "2(d)").text, data_statements(evidence)
     sources = evidence.provenance.sources
-    awaiting = [f"licence of {source.name} (data.license)" for source in sources if not source.license]
-    awaiting += [f"origin of {source.name} (data.origin)" for source in sources if not source.origin]
+    awaiting = [f"licence of {source.name} (data.license)" for source in sources if not stated(source.license)]
+    awaiting += [f"origin of {source.name} (data.origin)" for source in sources if not stated(source.origin)]
     if not said["collection_method"]:
         awaiting.append("data.governance.collection_method")
     statement = {name: value for name, value in said.items() if value is not None}
     if text:
         statement["declaration"] = text
     return Answer(
-        facts=_data_facts(evidence),
+        facts=data_facts(evidence),
         statement=statement or None,
         awaiting=() if text else tuple(awaiting),
         not_stated=tuple(f"data.governance.{name}" for name, value in said.items() if value is None),
-        evidence=("dataset_provenance.json", "dataset_audit_report.json", "tokenization_summary.json", "raw_dataset"),
+        evidence=(
+            "dataset_provenance.json",
+            "dataset_audit_report.json",
+            "tokenization_summary.json",
+            evidence.dataset_asset,
+        ),
     )
 
 
-def _data_facts(evidence: Evidence) -> dict[str, Any]:
+def data_facts(evidence: Evidence) -> dict[str, Any]:
+    """Where the rows are from, what was done to them, how many there are, and what the audit found in them."""
     provenance, audit = evidence.provenance, evidence.audit
-    return {
+    cleaning = evidence.cleaning
+    facts: dict[str, Any] = {
         "sources": [asdict(source) for source in provenance.sources],
         "dataset_type": provenance.dataset_type,
         "dataset_format": provenance.dataset_format,
@@ -243,7 +273,23 @@ def _data_facts(evidence: Evidence) -> dict[str, Any]:
         "personal_data_found": dict(audit.pii_summary),
         "secrets_found": dict(audit.secrets_summary),
         "duplicates": audit.duplicate_count,
+        "characters": {name: split["text_length"] for name, split in audit.splits.items() if "text_length" in split},
+        "languages": {
+            name: split["languages_top3"] for name, split in audit.splits.items() if "languages_top3" in split
+        },
+        "overlap_between_splits": dict(audit.cross_split_overlap.get("pairs", {})),
     }
+    if audit.contamination:
+        facts["benchmark_items_found"] = dict(audit.contamination)
+    if cleaning is not None:
+        facts["cleaning"] = {
+            "cleaned": cleaning.dataset_digest,
+            "rows_in": dict(cleaning.rows_in),
+            "rows_out": dict(cleaning.rows_out),
+            "removed": dict(cleaning.removed),
+            "masked": dict(cleaning.masked),
+        }
+    return facts
 
 
 def _2e(evidence: Evidence) -> Answer:
@@ -257,7 +303,10 @@ def _2e(evidence: Evidence) -> Answer:
 
 
 def _2g(evidence: Evidence) -> Answer:
-    facts: dict[str, Any] = {"gates": [asdict(decision) for decision in evidence.gates]}
+    facts: dict[str, Any] = {
+        "measurements": measurement_facts(evidence),
+        "gates": [asdict(decision) for decision in evidence.gates],
+    }
     refs = ["gates.json"]
     if evidence.benchmark is not None:
         facts["benchmark"] = benchmark_facts(evidence)
@@ -316,10 +365,17 @@ def _2h(evidence: Evidence) -> Answer:
         "secrets_in_training_data": secrets[0].outcome if secrets else "not_run",
         "base_model_digest": evidence.model_record.base_model.digest,
         "base_model_revision": evidence.model_record.base_model.revision_resolved,
+        "personal_data_in_training_data": evidence.audit.pii_severity.get("by_tier", {}),
+        "dependencies_locked": evidence.run.environment.get("constraints_digest"),
+        "code_changed_since_commit": evidence.run.environment.get("git_dirty"),
         "audit_log": asdict(evidence.run.anchor) if evidence.run.anchor else None,
+        "audit_log_keys": {name: key for name, key in evidence.log_keys.items() if key},
+        "attached": {name: evidence.files[name].digest for name in evidence.run.extra_files},
     }
     gaps = ("threat model", "measures against data poisoning, model poisoning and adversarial examples")
-    return _measured(evidence, "2(h)", facts, gaps, "manifests.json", "gates.json")
+    return _measured(
+        evidence, "2(h)", facts, gaps, "manifests.json", "gates.json", "run.json", *evidence.run.extra_files
+    )
 
 
 def _3(evidence: Evidence) -> Answer:
@@ -377,29 +433,8 @@ def _6(evidence: Evidence) -> Answer:
     if parent is None:
         facts: dict[str, Any] = {"changes": [], "note": "no earlier bundle of this line was given: the first version"}
         return _measured(evidence, "6", facts, (), "run.json")
-    names = sorted(set(parent.subjects) | set(evidence.subjects))
-    changed = [name for name in names if parent.subjects.get(name) != evidence.subjects.get(name)]
-    recipe = evidence.config.model_dump(mode="json")
-    score = evidence.benchmark.average_score if evidence.benchmark else None
-    facts = {
-        "since": parent.manifest_hash,
-        "artefacts_changed": changed,
-        "recipe_changes": _differences(parent.recipe, recipe),
-        "benchmark_average": {"before": parent.benchmark_average, "now": score},
-    }
+    facts = changes_since(parent, evidence)
     return _measured(evidence, "6", facts, ("how significant the changes are",), "run.json")
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:
-    """Keys whose value differs, each with its path, the value before and the value now."""
-    found: list[dict[str, Any]] = []
-    for key in sorted(set(before) | set(now)):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += _differences(old, new, f"{path}{key}.")
-        elif old != new:
-            found.append({"key": f"{path}{key}", "before": old, "now": new})
-    return found
 
 
 def _8(evidence: Evidence) -> Answer:

@@ -3,6 +3,8 @@
     annex_iv.json                 manifest: points, missing points, gates, digest of every file
     index.html                    the same for people
     technical_documentation.md    Annex IV, point by point
+    annex_iv.pdf                  the same to print and file; only where the extra ``pdf`` was installed
+    training_content_summary.*    draft of the public summary of training content, JSON and Markdown
     model_card.md, instructions_for_use.md
     evidence/*.json               the reports that the above is derived from
     audit_log.jsonl, .checkpoint  the log up to the anchor
@@ -18,14 +20,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from forge_pipeline.annex_iv.content_summary import build_summary, summary_json
 from forge_pipeline.annex_iv.document import PointEntry, build_document
 from forge_pipeline.annex_iv.evidence import BundleInputs, Evidence, ParentBundle, collect
 from forge_pipeline.annex_iv.instructions import render_instructions
 from forge_pipeline.annex_iv.manifest import MANIFEST_NAME, build_manifest
 from forge_pipeline.annex_iv.model_card import render_model_card
 from forge_pipeline.annex_iv.page import render_page
+from forge_pipeline.annex_iv.pdf import PDF_NAME, pdf_writer, render_pdf
 from forge_pipeline.annex_iv.regime import load_regime
-from forge_pipeline.annex_iv.technical_documentation import render_technical_documentation
+from forge_pipeline.annex_iv.technical_documentation import render_content_summary, render_technical_documentation
+from forge_pipeline.annex_iv.versions import base_model_of, code_of, metrics_of
 from forge_pipeline.audit_log import Anchor
 from forge_pipeline.audit_log.checkpoint import CHECKPOINT_SUFFIX, Checkpoint
 from forge_pipeline.errors import EvidenceError, IntegrityError
@@ -82,6 +87,10 @@ class AnnexIvBundle(DirectoryArtifact):
             subjects=evidence.subjects,
             recipe=evidence.config.model_dump(mode="json"),
             benchmark_average=evidence.benchmark.average_score if evidence.benchmark else None,
+            audit_log=evidence.run.anchor,
+            base_model=base_model_of(evidence),
+            code=code_of(evidence),
+            metrics=metrics_of(evidence),
         )
 
 
@@ -95,15 +104,17 @@ def bundle(inputs: BundleInputs, output_dir: Path, *, progress: Report = silent)
     """
     with publishing(output_dir) as staging:
         progress(Progress(_STAGE, 0, 4, "collecting evidence"))
-        collect(inputs, staging)
+        collect(inputs, staging, pdf=pdf_writer())
         if inputs.audit_log_path is not None and inputs.anchor is not None:
             progress(Progress(_STAGE, 1, 4, "copying the audit log"))
             _copy_log(inputs.audit_log_path, inputs.anchor, staging)
         progress(Progress(_STAGE, 2, 4, "writing the documents"))
         evidence = Evidence.read(staging)
         entries = build_document(evidence)
-        for name, text in derived_files(evidence, entries).items():
-            write_file(staging / name, text)
+        for name, content in derived_files(evidence, entries).items():
+            write_file(staging / name, content)
+        if evidence.run.pdf is not None:
+            write_file(staging / PDF_NAME, derived_pdf(evidence, entries))
         write_file(staging / VERIFIER_NAME, (files("forge_pipeline.annex_iv") / VERIFIER_NAME).read_bytes())
         progress(Progress(_STAGE, 3, 4, "writing the manifest"))
         write_file(staging / PAGE_NAME, derived_page(evidence, entries, Manifest.of_directory(staging)))
@@ -120,8 +131,15 @@ def derived_files(evidence: Evidence, entries: Sequence[PointEntry]) -> dict[str
         "technical_documentation.md": render_technical_documentation(evidence, entries, regime),
         "model_card.md": render_model_card(evidence),
         "instructions_for_use.md": render_instructions(evidence),
+        "training_content_summary.md": render_content_summary(evidence, regime),
     }
-    return {name: text.encode() for name, text in texts.items()}
+    summary = canonical_json(summary_json(evidence, build_summary(evidence), regime))
+    return {name: text.encode() for name, text in texts.items()} | {"training_content_summary.json": summary}
+
+
+def derived_pdf(evidence: Evidence, entries: Sequence[PointEntry]) -> bytes:
+    """``annex_iv.pdf``; equal bytes only where `pdf_writer` is the one that the evidence names."""
+    return render_pdf(evidence, entries, load_regime(evidence.run.regime))
 
 
 def derived_page(evidence: Evidence, entries: Sequence[PointEntry], listed: Manifest) -> bytes:

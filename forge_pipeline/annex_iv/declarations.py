@@ -1,14 +1,16 @@
 """What the provider has said, and what only looks as if somebody had.
 
 A placeholder (``x``, ``TODO``, white space, ``n/a``, lorem ipsum, punctuation, a template
-mark left in place) is the same as nothing. A point may be declared not applicable, but only
-with a reason: ``not applicable: <reason>``.
+mark left in place) is the same as nothing, in whichever section of the recipe it stands. A
+point may be declared not applicable, but only with a reason: ``not applicable: <reason>``.
 """
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.compliance import ComplianceSection, RiskAssessmentSection
@@ -71,6 +73,76 @@ def declaration(config: ForgeConfig, point: str) -> Declaration:
     if match:
         return Declaration(not_applicable=stated(match["reason"]))
     return Declaration(text=stated(text))
+
+
+_NUMBER = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)(?![\w.])", re.IGNORECASE)
+
+
+def declared_number(config: ForgeConfig, key: str) -> float | None:
+    """The number that the declaration `key` begins with, above 0; words after it say where it is from."""
+    text = config.compliance.declarations.get(key, "") if config.compliance else ""
+    match = _NUMBER.match(text)
+    value = float(match["number"]) if match else 0.0
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def declared_flag(config: ForgeConfig, key: str) -> bool | None:
+    """True or False where the declaration `key` begins with yes or no; None where nobody has said."""
+    text = config.compliance.declarations.get(key, "") if config.compliance else ""
+    word = re.match(r"\s*(yes|no)\b", text, re.IGNORECASE)
+    return None if word is None else word[1].lower() == "yes"
+
+
+# What a recipe declares: whole sections, and single keys of `data`, `data.extra_datasets` and `synthetic`.
+_DECLARED_SECTIONS = ("compliance", "risk_assessment")
+_DECLARED_KEYS = ("license", "origin")
+# Not prose: numbers, yes or no, short versions, words from a closed list.
+_NOT_PROSE = re.compile(r"\.(?:system_version|risk_classification|risk_category)$|\['GPAI ")
+
+
+def placeholders_in(config: ForgeConfig) -> list[str]:
+    """Keys that the recipe fills in with something that states nothing, nested ones included.
+
+    An empty text is no placeholder: nobody has said anything there, and the points that ask for it say so.
+    """
+    values = config.model_dump(mode="json")
+    found = [path for name in _DECLARED_SECTIONS for path in _placeholders(values.get(name), name)]
+    data, synthetic = values["data"], values.get("synthetic") or {}
+    found += _placeholders(data.get("governance"), "data.governance")
+    named = [(f"data.extra_datasets[{n}]", each) for n, each in enumerate(data.get("extra_datasets") or [])]
+    for path, section in [("data", data), *named, ("synthetic", synthetic)]:
+        if isinstance(section, Mapping):
+            found += [
+                each
+                for key in _DECLARED_KEYS
+                if section.get(key)
+                for each in _placeholders(section[key], f"{path}.{key}")
+            ]
+    return sorted(found)
+
+
+def _placeholders(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            inner = f"{path}['{key}']" if path.endswith(".declarations") else f"{path}.{key}"
+            yield from _placeholders(part, inner)
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _placeholders(part, f"{path}[{index}]")
+    elif _states_nothing(value, path):
+        yield path
+
+
+def _states_nothing(value: Any, path: str) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    prose = isinstance(value, str) and value and not _NOT_PROSE.search(path)
+    return bool(prose) and not _says_something(value)
+
+
+def _says_something(text: str) -> bool:
+    match = _NOT_APPLICABLE.fullmatch(text.strip())
+    return not is_placeholder(match["reason"] if match else text)
 
 
 def compliance_of(config: ForgeConfig) -> ComplianceSection:

@@ -3,16 +3,16 @@
 `build_document` is a pure function of the evidence, so a verifier can build it again
 and compare. An entry's status is ``auto`` (facts answer it), ``declared`` (the provider
 stated it), ``not_applicable`` (with a reason) or ``missing``; missing is never filled
-by a default.
+by a default. What was declared carries who declared it and when.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from forge_pipeline.annex_iv.answers import Answer, answer_to
-from forge_pipeline.annex_iv.evidence import EVIDENCE, Evidence
-from forge_pipeline.annex_iv.points import POINTS, Point
+from forge_pipeline.annex_iv.evidence import EVIDENCE, DeclaredBy, Evidence
+from forge_pipeline.annex_iv.points import POINTS
 from forge_pipeline.integrity import Digest
 
 Status = Literal["auto", "declared", "missing", "not_applicable"]
@@ -40,6 +40,7 @@ class PointEntry:
 
     Attributes:
         value: Keys ``facts``, ``statement``, ``awaiting``, ``not_stated``, ``reason``, those that say something.
+        declared_by: Who stated what the provider states here; None where nobody states anything.
     """
 
     point: str
@@ -47,19 +48,29 @@ class PointEntry:
     status: Status
     value: Mapping[str, Any]
     evidence: tuple[EvidenceRef, ...]
+    declared_by: DeclaredBy | None = None
 
 
 def build_document(evidence: Evidence) -> tuple[PointEntry, ...]:
     """An entry for every point, in the law's order."""
-    return tuple(_entry(point, answer_to(point.id, evidence), evidence) for point in POINTS)
+    return tuple(build_entry(point.id, point.title, answer_to(point.id, evidence), evidence) for point in POINTS)
 
 
-def missing_fields(entries: tuple[PointEntry, ...]) -> list[str]:
+def entry_json(entry: PointEntry) -> dict[str, Any]:
+    """An entry as JSON values; `declared_by` only where somebody declared something."""
+    value = asdict(entry)
+    if entry.declared_by is None:
+        del value["declared_by"]
+    return value
+
+
+def missing_fields(entries: Sequence[PointEntry]) -> list[str]:
     """The points that nobody has answered yet."""
     return [entry.point for entry in entries if entry.status == "missing"]
 
 
-def _entry(point: Point, answer: Answer, evidence: Evidence) -> PointEntry:
+def build_entry(point: str, title: str, answer: Answer, evidence: Evidence) -> PointEntry:
+    """The entry for one point: its status follows from the answer."""
     value = {
         "facts": answer.facts,
         "statement": answer.statement,
@@ -68,7 +79,9 @@ def _entry(point: Point, answer: Answer, evidence: Evidence) -> PointEntry:
         "reason": answer.not_applicable,
     }
     said = {key: part for key, part in value.items() if part}
-    return PointEntry(point.id, point.title, _status(answer), said, _references(answer, evidence))
+    declared = bool(answer.statement) or (bool(answer.not_applicable) and "recipe.json" in answer.evidence)
+    by = evidence.declared_by if declared else None
+    return PointEntry(point, title, _status(answer), said, _references(answer, evidence), by)
 
 
 def _status(answer: Answer) -> Status:

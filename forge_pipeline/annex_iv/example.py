@@ -53,28 +53,28 @@ def example_inputs(folder: Path) -> BundleInputs:
         "recipe.resolved", config_digest=config_digest(config), policy_digest=config_digest(config), line=config.name
     )
     raw = ingest(config, folder / "raw")
-    report = audit_raw_dataset(config, raw)
+    audit = audit_raw_dataset(config, raw, folder / "audit")
     tokenized = _tokenized(raw, folder / "tokenized")
     model = _model(config, raw, tokenized, folder / "model")
     benchmark = _benchmark(model)
     digests = {
         "raw_dataset": raw.digest,
-        "dataset_audit_report": report_digest(report),
+        "dataset_audit_report": audit.digest,
         "tokenized_dataset": tokenized.digest,
         "fine_tuned_model": model.digest,
         "benchmark_report": report_digest(benchmark),
     }
     return BundleInputs(
         config=config,
-        raw_dataset=raw,
-        audit_report=report,
+        dataset=raw,
+        dataset_audit=audit,
         tokenized=tokenized,
         model=model,
         benchmark=benchmark,
         safety=None,
         gguf=None,
         audit_log_path=logger.log_path,
-        anchor=_log_all(logger, digests, report, benchmark),
+        anchor=_log_all(logger, digests, audit.report, benchmark),
         materializations=tuple(
             {"asset_key": f"{config.name}/{name}", "digest": digest, "run_id": "run-example", "inputs": {}}
             for name, digest in digests.items()
@@ -222,6 +222,11 @@ def _benchmark(model: ModelDirectory) -> BenchmarkResult:
         tuned_score=0.9,
         difference=0.65,
         interval=(0.5, 0.8),
+        base_stderr=0.068,
+        tuned_stderr=0.047,
+        only_base_correct=0,
+        only_tuned_correct=26,
+        p_value=2 * 0.5**26,
     )
     gate = GateDecision(
         gate="benchmark",
@@ -266,6 +271,7 @@ def _log_all(logger: AuditLogger, digests: dict[str, Digest], report: AuditRepor
             verdict=decision.verdict.value,
             outcome=decision.outcome,
             subject=decision.subject,
+            policy_digest=Digest.of(b"synthetic policy"),
             reason=decision.reason,
         )
     return logger.anchor()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from forge_pipeline.annex_iv.declarations import all_stated, compliance_of, declaration, risk_of, stated, stated_name
 from forge_pipeline.annex_iv.evidence import Evidence
 from forge_pipeline.annex_iv.markdown import bullets, escape, status_line
+from forge_pipeline.annex_iv.measurements import measurements, memory_facts, size_lines
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class InstructionItem:
     Attributes:
         article: ``13(3)(a)``, ...
         content: Markdown; None while nobody has stated it.
+        measured: Markdown; what the pipeline measured to the same question, which answers it in part only.
         fill_in: The recipe key that would answer it.
     """
 
@@ -25,6 +27,7 @@ class InstructionItem:
     asks: str
     content: str | None
     fill_in: str
+    measured: str | None = None
 
 
 def instruction_items(evidence: Evidence) -> tuple[InstructionItem, ...]:
@@ -59,6 +62,12 @@ def instruction_items(evidence: Evidence) -> tuple[InstructionItem, ...]:
             "risk_assessment.foreseeable_misuse",
         ),
         InstructionItem(
+            "13(3)(b)(iv)",
+            "Capabilities to explain the output, and what is needed to interpret it (also (vii))",
+            declared("2(e)"),
+            "compliance.declarations['2(e)']",
+        ),
+        InstructionItem(
             "13(3)(b)(v)",
             "Limitations, and performance for specific persons or groups",
             escape(" ".join(text for text in (limitations, groups) if text)) or None,
@@ -72,6 +81,7 @@ def instruction_items(evidence: Evidence) -> tuple[InstructionItem, ...]:
             "Computational and hardware resources needed, lifetime and maintenance",
             declared("1(e)"),
             "compliance.declarations['1(e)']",
+            bullets(size_lines(memory_facts(evidence))),
         ),
         InstructionItem("13(3)(f)", "Collecting and keeping logs", declared("9"), "compliance.declarations['9']"),
     )
@@ -86,6 +96,8 @@ def render_instructions(evidence: Evidence) -> str:
             item.content or f"**Missing.** Nobody has stated this yet; fill in `{item.fill_in}` in the recipe.",
             "",
         ]
+        if item.measured:
+            lines += ["Measured or recorded by the pipeline:", "", item.measured, ""]
     lines += [
         "The audit log in this bundle records how the model was made, tested and approved. It is not the log of the",
         "system in operation that Art. 12(1) asks for; that log is the deployed system's own.",
@@ -96,17 +108,14 @@ def render_instructions(evidence: Evidence) -> str:
 
 def _measurements(evidence: Evidence) -> str | None:
     lines = []
-    if evidence.benchmark is not None and evidence.benchmark.scores:
-        base = evidence.benchmark.base_scores
-        for task, score in sorted(evidence.benchmark.scores.items()):
-            beside = f" (base model: {base[task]:.3f})" if task in base else ""
-            lines.append(f"{task}: {score:.3f}{beside}")
-        lines.append(f"items measured: {evidence.benchmark.items}")
+    for row in measurements(evidence):
+        words = f"{row.what}, {row.metric}: {row.value:.3f} over {row.n} items"
+        if row.interval is not None:
+            words += f", 95 % interval {row.interval[0]:.3f} to {row.interval[1]:.3f}"
+        lines.append(words + (f"; base model {row.base:.3f}" if row.base is not None else ""))
     safety = evidence.safety
-    if safety is not None and safety.n:
-        bound = f", at most {safety.upper_bound:.3f} with 95 % confidence" if safety.upper_bound is not None else ""
-        calibrated = "calibrated" if safety.scorer_calibrated else "not calibrated, so this decides nothing"
-        lines.append(f"unsafe answers: {safety.unsafe} of {safety.n}{bound}; scorer {safety.scorer} ({calibrated})")
+    if safety is not None and safety.n and not safety.scorer_calibrated:
+        lines.append(f"the scorer of the safety probes, {safety.scorer}, is not calibrated, so they decide nothing")
     return bullets(lines) if lines else None
 
 

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from forge_pipeline.annex_iv.declarations import stated_name, stated_version
-from forge_pipeline.annex_iv.document import PointEntry, missing_fields
+from forge_pipeline.annex_iv.compute import compute_of
+from forge_pipeline.annex_iv.content_summary import build_summary, summary_label
+from forge_pipeline.annex_iv.declarations import placeholders_in, stated_name, stated_version
+from forge_pipeline.annex_iv.document import PointEntry, entry_json, missing_fields
 from forge_pipeline.annex_iv.evidence import Evidence
+from forge_pipeline.annex_iv.gpai import build_annex_xi, build_annex_xii
 from forge_pipeline.annex_iv.regime import Regime
 from forge_pipeline.gates import overall_verdict
 from forge_pipeline.integrity import Digest, Manifest, json_digest
@@ -28,8 +31,9 @@ def build_manifest(
     Args:
         listed: Every file of the bundle but the manifest itself.
     """
-    missing = missing_fields(tuple(entries))
-    parent = evidence.run.parent
+    missing = missing_fields(entries)
+    parent, xi, xii = evidence.run.parent, build_annex_xi(evidence), build_annex_xii(evidence)
+    summary = build_summary(evidence)
     body: dict[str, Any] = {
         "schema": SCHEMA,
         "generator": evidence.run.generator,
@@ -44,14 +48,34 @@ def build_manifest(
         "label": "released" if evidence.released else "not released",
         "gates": [asdict(decision) for decision in evidence.gates],
         "gates_verdict": overall_verdict(evidence.gates).value,
-        "points": [asdict(entry) for entry in entries],
+        "points": [_point(regime, f"IV {entry.point}", entry) for entry in entries],
         "missing_fields": missing,
         "complete": not missing,
+        "placeholders": placeholders_in(evidence.config),
+        "one_third_rule": asdict(compute_of(evidence)),
+        "annex_xi": [_point(regime, entry.point, entry) for entry in xi],
+        "annex_xii": [_point(regime, entry.point, entry) for entry in xii],
+        "gpai_missing": missing_fields((*xi, *xii)),
+        "training_content_summary": {"label": summary_label(summary), "missing": missing_fields(summary)},
         "audit_log": asdict(evidence.run.anchor) if evidence.run.anchor else None,
         "parent_manifest_hash": parent.manifest_hash if parent else None,
+        "parent_audit_log": asdict(parent.audit_log) if parent and parent.audit_log else None,
+        "consistency_proof": _proof(evidence),
+        "pdf": asdict(evidence.run.pdf) if evidence.run.pdf else None,
         "files": [asdict(entry) for entry in listed.entries],
     }
     return {**body, "manifest_hash": manifest_hash(body)}
+
+
+def _point(regime: Regime, text: str, entry: PointEntry) -> dict[str, Any]:
+    """An entry, with the digest of the text that it answers."""
+    return {**entry_json(entry), "text_digest": regime.text_digests[text]}
+
+
+def _proof(evidence: Evidence) -> list[Digest] | None:
+    """RFC 9162 2.1.4: that the log in the bundle extends the parent's."""
+    proof = evidence.run.consistency_proof
+    return None if proof is None else list(proof)
 
 
 def manifest_hash(manifest: dict[str, Any]) -> Digest:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from forge_pipeline.annex_iv.evidence import Evidence
+from forge_pipeline.annex_iv.evidence import DeclaredBy, Evidence
+from forge_pipeline.annex_iv.measurements import Measurement
 from forge_pipeline.gates import GateDecision, overall_verdict
 
 SYNTHETIC = "Synthetic example: no real system, model or data."
@@ -39,6 +40,35 @@ def gate_table(gates: Iterable[GateDecision]) -> list[str]:
         observed, threshold = number(each.observed), number(each.threshold)
         lines.append(f"| {each.gate} | {verdict} | {observed} | {threshold} | {each.n or ''} | {escape(each.reason)} |")
     return lines
+
+
+def declared_words(by: DeclaredBy) -> str:
+    """Who stated it, and when, in one sentence."""
+    who = f"Stated by {by.provider}" if by.provider else "Stated by a provider who is not named"
+    if by.at is None:
+        return f"{who}, in recipe {by.recipe.short}; the log in this bundle does not say who resolved it, and when."
+    return f"{who}, in recipe {by.recipe.short}, put on record by {by.operator} at {by.at} (log entry {by.log_seq})."
+
+
+def measurement_table(rows: Iterable[Measurement]) -> list[str]:
+    """One row for each measurement, with its interval and the base model's value."""
+    lines = [
+        "| What | Metric | Items | Value | 95 % interval | Base model | Difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in rows:
+        difference = number(each.difference) + (
+            f" ({interval(each.difference_interval)})" if each.difference_interval else ""
+        )
+        lines.append(
+            f"| {escape(each.what)} | {escape(each.metric)} | {each.n or ''} | {number(each.value)} | "
+            f"{interval(each.interval)} | {number(each.base)} | {difference} |"
+        )
+    return lines
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
 
 
 def number(value: float | None) -> str:

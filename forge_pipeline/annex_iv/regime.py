@@ -2,14 +2,18 @@
 
 Dates and thresholds of the law stand in `regimes/<id>.json` and nowhere else. Each
 bundle carries the whole file, so an old bundle still says what applied when it was made.
+The digests of the points' texts say which wording was meant: SHA-256 over the UTF-8 text of
+the point in English, without its number, white space made single, the semicolon or full
+stop at its end included.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
 
 from forge_pipeline.errors import ConfigError
-from forge_pipeline.integrity import loads_strict
+from forge_pipeline.integrity import Digest, loads_strict
 
 CURRENT_REGIME = "02024R1689-20260727"
 
@@ -44,8 +48,28 @@ class GpaiThresholds:
 
 
 @dataclass(frozen=True)
+class SummaryTemplate:
+    """The Commission's template for the public summary of training content.
+
+    Attributes:
+        small_text_tokens, large_text_tokens: The bounds of its three sizes of text.
+        update_months: How often, at least, a summary is brought up to date.
+    """
+
+    template: str
+    small_text_tokens: float
+    large_text_tokens: float
+    update_months: int
+    reference: str
+
+
+@dataclass(frozen=True)
 class Regime:
-    """A consolidated text of the AI Act, by its CELEX number and date."""
+    """A consolidated text of the AI Act, by its CELEX number and date.
+
+    Attributes:
+        text_digests: ``IV 1(a)``, ``XI 2(d)``, ... -> digest of that point's text.
+    """
 
     id: str
     title: str
@@ -53,8 +77,11 @@ class Regime:
     dates: tuple[Applies, ...]
     retention: tuple[Retention, ...]
     gpai: GpaiThresholds
+    training_content_summary: SummaryTemplate
+    text_digests: dict[str, Digest]
 
 
+@cache
 def load_regime(regime_id: str = CURRENT_REGIME) -> Regime:
     """Read a regime that this package ships.
 

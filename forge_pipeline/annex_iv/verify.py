@@ -4,8 +4,10 @@
 valid, and a complete one can have been tampered with.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -13,15 +15,18 @@ from forge_pipeline.annex_iv.bundle import (
     LOG_NAME,
     PAGE_NAME,
     VERIFIER_NAME,
+    AnnexIvBundle,
     derived_files,
     derived_manifest,
     derived_page,
+    derived_pdf,
 )
 from forge_pipeline.annex_iv.document import STATUSES, build_document
-from forge_pipeline.annex_iv.evidence import DOCUMENT_VERSION, Evidence, custody_problems, known_digests
+from forge_pipeline.annex_iv.evidence import DOCUMENT_VERSION, Evidence, RunRecord, custody_problems, known_digests
 from forge_pipeline.annex_iv.manifest import SCHEMA, manifest_hash
+from forge_pipeline.annex_iv.pdf import PDF_NAME, pdf_writer
 from forge_pipeline.annex_iv.points import POINT_IDS
-from forge_pipeline.audit_log import Anchor, iter_entries, verify_audit_log
+from forge_pipeline.audit_log import Anchor, iter_entries, prove_consistency, verify_audit_log
 from forge_pipeline.errors import IntegrityError
 from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, canonical_json, loads_strict
 
@@ -41,6 +46,7 @@ _KEYS = {
     "audit_log": dict | None,
     "manifest_hash": str,
 }
+_ENTRIES = ("points", "annex_xi", "annex_xii")
 _REASONS_SHOWN = 5
 # What reading hostile evidence may raise besides our own errors: values of the right type and absurd size or content.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError)
@@ -84,7 +90,11 @@ class _Findings:
 
 
 def verify_annex_iv_artifact(
-    path: str, *, expected_manifest_hash: str | None = None, audit_log: str | None = None
+    path: str,
+    *,
+    expected_manifest_hash: str | None = None,
+    audit_log: str | None = None,
+    parent: str | None = None,
 ) -> VerifyAnnexIVResult:
     """Verify the bundle whose manifest is the JSON file `path`. The steps:
 
@@ -97,17 +107,20 @@ def verify_annex_iv_artifact(
         reports are all there.
     (6) The log beside it verifies and is the one, of the size and root, that the manifest names.
     (7) Documents, page and manifest follow from the evidence again, member by member.
-    (8) What the caller kept elsewhere agrees: the manifest's hash; the line's log, which must extend the
+    (8) The log extends that of the previous version, as the consistency proof in the manifest shows; where the
+        previous bundle is at hand, it verifies too and is the one that this one names, member by member.
+    (9) What the caller kept elsewhere agrees: the manifest's hash; the line's log, which must extend the
         copy and name this bundle.
 
     Args:
         path: ``annex_iv.json`` inside the bundle directory.
         expected_manifest_hash: The hash, as it was recorded outside the bundle.
         audit_log: Path of the line's own log.
+        parent: ``annex_iv.json`` of the previous version's bundle.
 
     Raises:
-        OSError: `path`, or the log given, cannot be read.
-        ValueError: `path` does not hold JSON.
+        OSError: `path`, or the log or the parent given, cannot be read.
+        ValueError: `path` or `parent` does not hold JSON.
     """
     file = Path(path)
     raw = file.read_bytes()
@@ -124,7 +137,8 @@ def verify_annex_iv_artifact(
         _check_points(manifest, findings)  # (3)
         listed = _check_files(manifest, file, findings)  # (4)
         _check_against_evidence(manifest, file.parent, listed, findings)  # (5), (6), (7)
-        _check_elsewhere(manifest, file.parent, actual, expected_manifest_hash, audit_log, findings)  # (8)
+        _check_parent(file.parent, parent, findings)  # (8)
+        _check_elsewhere(manifest, file.parent, actual, expected_manifest_hash, audit_log, findings)  # (9)
     return _result(manifest, actual, expected, findings)
 
 
@@ -273,6 +287,9 @@ def _check_against_evidence(
         return
     try:
         findings.problems += _derivation_problems(manifest, bundle, listed, evidence)  # (7)
+        if (bundle / VERIFIER_NAME).read_bytes() != (files("forge_pipeline.annex_iv") / VERIFIER_NAME).read_bytes():
+            findings.not_checked.append(f"{VERIFIER_NAME}, which is not the one of this version; do not rely on it")
+        _check_pdf(bundle, evidence, findings)
     except _UNREADABLE as error:
         findings.problems.append(f"the documents cannot be derived from the evidence again: {error!r}")
 
@@ -355,29 +372,98 @@ def _derivation_problems(manifest: Mapping[str, Any], bundle: Path, listed: Mani
     if not (bundle / VERIFIER_NAME).is_file():
         problems.append(f"{VERIFIER_NAME} is missing")
     derived = derived_manifest(evidence, entries, listed)
+    return problems + manifest_problems(manifest, loads_strict(canonical_json(derived)))  # numbers as read: 1.0 is 1
+
+
+def manifest_problems(manifest: Mapping[str, Any], derived: Mapping[str, Any]) -> list[str]:
+    """Members and points of `manifest` that are not those of `derived`, the hash aside, each named."""
+    problems: list[str] = []
     for key in sorted((set(derived) | set(manifest)) - {"manifest_hash"}):
-        if key == "points":
-            problems += _point_differences(manifest["points"], derived["points"])
+        if key in _ENTRIES and isinstance(manifest.get(key), list):
+            problems += _entry_differences(manifest[key], derived[key])
         elif key not in manifest or key not in derived or _differ(manifest[key], derived[key]):
             problems.append(f"the manifest's {key!r} does not follow from the evidence")
     return problems
 
 
-def _point_differences(found: list[Any], derived: list[Any]) -> list[str]:
-    stated = {entry.get("point"): entry for entry in found if isinstance(entry, dict)}
-    return [
+def _entry_differences(found: list[Any], derived: list[Any]) -> list[str]:
+    """Points that differ, by name; a point that is there twice, or at another place, counts as one that differs."""
+    problems = [
         f"point {entry['point']} does not follow from the evidence"
-        for entry in derived
-        if _differ(stated.get(entry["point"]), entry)
+        for n, entry in enumerate(derived)
+        if n >= len(found) or _differ(found[n], entry)
     ]
+    more = len(found) - len(derived)
+    return [*problems, f"{more} points follow after {derived[-1]['point']}"] if more > 0 else problems
+
+
+def _check_pdf(bundle: Path, evidence: Evidence, findings: _Findings) -> None:
+    """The PDF's bytes depend on library and fonts, so only the same ones can tell whether it follows."""
+    writer, there = evidence.run.pdf, (bundle / PDF_NAME).exists()
+    if writer is None or not there:
+        if there != (writer is not None):
+            findings.problems.append(
+                f"{PDF_NAME} is {'there' if there else 'missing'}; evidence/run.json says otherwise"
+            )
+        return
+    here = pdf_writer()
+    if here != writer:
+        by = here.library if here else "without ReportLab"
+        findings.not_checked.append(
+            f"whether {PDF_NAME} follows from the evidence: it was written by {writer.library} with fonts "
+            f"{writer.fonts}, and this machine writes {by}"
+        )
+    # With anything else wrong, the bundle is invalid already, and the document takes a quarter of a second to write.
+    elif not findings.problems and (bundle / PDF_NAME).read_bytes() != derived_pdf(evidence, build_document(evidence)):
+        findings.problems.append(f"{PDF_NAME} does not follow from the evidence")
 
 
 def _differ(one: Any, other: Any) -> bool:
-    """Whether two JSON values differ in their bytes; Python takes 1 and true for equal, JSON does not."""
-    return canonical_json(one) != canonical_json(other)
+    """Whether two JSON values differ as they are written; Python takes 1 and true for equal, JSON does not."""
+    return json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)
 
 
 # (8)
+def _check_parent(bundle: Path, parent: str | None, findings: _Findings) -> None:
+    try:
+        run = Evidence.read(bundle).run
+        findings.problems += _consistency_problems(run, bundle / LOG_NAME)
+        if parent is None:
+            if run.parent is not None:
+                findings.not_checked.append("the previous version's bundle, which was not given")
+            return
+        if run.parent is None:
+            findings.problems.append("the bundle names no previous version, but one was given")
+            return
+    except _UNREADABLE as error:  # step (5) has said what cannot be read
+        findings.problems.append(f"the relation to the previous version cannot be checked: {error}")
+        return
+    result = verify_annex_iv_artifact(parent)
+    if not result.valid:
+        findings.problems.append(f"the previous version's bundle: {result.reason}")
+    elif AnnexIvBundle.open(Path(parent).parent).as_parent() != run.parent:
+        findings.problems.append(
+            f"the previous version's bundle is {result.manifest_hash_actual}; this one names "
+            f"{run.parent.manifest_hash} and what stood in it"
+        )
+
+
+def _consistency_problems(run: RunRecord, log: Path) -> list[str]:
+    """RFC 9162 2.1.4, and the old root computed again from the copy of the log."""
+    old, new = run.parent.audit_log if run.parent else None, run.anchor
+    if old is None or new is None or old.log_id != new.log_id:
+        return (
+            ["there is a consistency proof, but nothing that it is about"] if run.consistency_proof is not None else []
+        )
+    proof = run.consistency
+    if proof is None:
+        return ["the log is the previous version's, but the proof that it extends it is missing"]
+    if not proof.holds() or prove_consistency(log, old.size).old != old.anchor:
+        return [f"the log does not extend the {old.size} entries of the previous version's: its root was {old.root}"]
+    return []
+
+
+# (9)
 def _check_elsewhere(
     manifest: Mapping[str, Any],
     bundle: Path,

@@ -18,6 +18,20 @@ ANNEX_IV_POINTS = (
 RiskTier = Literal["unknown", "minimal-risk", "limited-risk", "high-risk", "unacceptable"]
 
 
+GPAI_DECLARATIONS = (
+    *(f"XI 1({letter})" for letter in "abcdef"),
+    *(f"XI 2({letter})" for letter in "abcde"),
+    *(f"summary 1.{number}" for number in range(1, 4)),
+    *(f"summary 2.{number}" for number in range(1, 7)),
+    *(f"summary 3.{number}" for number in range(1, 4)),
+    "GPAI base_training_flop",
+    "GPAI base_systemic_risk",
+    "GPAI device_peak_flop_per_second",
+    "GPAI device_utilization",
+)
+"""Keys of `declarations` beyond the points of Annex IV: Annex XI and XII, the training-content summary, compute."""
+
+
 class ComplianceSection(Section):
     """Identity and purpose of the AI system (Annex IV 1)."""
 
@@ -34,7 +48,7 @@ class ComplianceSection(Section):
     @field_validator("declarations")
     @classmethod
     def _are_points(cls, value: dict[str, str]) -> dict[str, str]:
-        unknown = sorted(set(value) - set(ANNEX_IV_POINTS))
+        unknown = sorted(set(value) - set(ANNEX_IV_POINTS) - set(GPAI_DECLARATIONS))
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no point of Annex IV; the points are {', '.join(ANNEX_IV_POINTS)}")
         return value

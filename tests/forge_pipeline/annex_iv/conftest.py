@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_pipeline.annex_iv import BundleInputs, bundle
+from forge_pipeline.annex_iv import BundleInputs, Evidence, bundle
 from forge_pipeline.annex_iv.example import example_inputs
 
 
@@ -19,6 +19,12 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> BundleInputs:
 def finished(example: BundleInputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle directory that nobody changes."""
     return bundle(example, tmp_path_factory.mktemp("bundles") / "finished").path
+
+
+@pytest.fixture(scope="session")
+def evidence(finished: Path) -> Evidence:
+    """What that bundle's evidence says."""
+    return Evidence.read(finished)
 
 
 @pytest.fixture

@@ -5,10 +5,18 @@ from pathlib import Path
 import pytest
 
 from forge_pipeline.annex_iv import POINT_IDS, POINTS, is_placeholder, load_regime
-from forge_pipeline.annex_iv.declarations import declaration, stated_version
+from forge_pipeline.annex_iv.declarations import (
+    declaration,
+    declared_flag,
+    declared_number,
+    placeholders_in,
+    stated_version,
+)
 from forge_pipeline.annex_iv.example import example_config
 from forge_pipeline.config.compliance import ANNEX_IV_POINTS
+from forge_pipeline.config.data import DatasetEntry, GovernanceSection
 from forge_pipeline.errors import ConfigError
+from forge_pipeline.integrity import Digest
 
 
 @pytest.mark.parametrize(
@@ -80,3 +88,69 @@ def test_the_regime_is_read_from_its_file_and_ordered() -> None:
 def test_an_unknown_regime_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="this version ships 02024R1689-20260727"):
         load_regime(name)
+
+
+@pytest.mark.parametrize("text", ["x", "TODO", "  ", "n/a", "lorem ipsum", "NaN", "not applicable: x", "-"])
+def test_a_placeholder_is_found_wherever_it_stands(tmp_path: Path, text: str) -> None:
+    config = example_config(
+        tmp_path,
+        provider_name=text,
+        declarations={"1(b)": text, "7": "not applicable: no standard is harmonised yet"},
+    )
+    assert config.risk_assessment is not None
+    config = config.model_copy(
+        update={
+            "risk_assessment": config.risk_assessment.model_copy(
+                update={"foreseeable_misuse": ["A real misuse.", text]}
+            ),
+            "data": config.data.model_copy(
+                update={
+                    "license": text,
+                    "governance": GovernanceSection(collection_method=text, personal_data_included=False),
+                    "extra_datasets": ["other", DatasetEntry(name_or_path="more", origin=text)],
+                }
+            ),
+        }
+    )
+    assert placeholders_in(config) == [
+        "compliance.declarations['1(b)']",
+        "compliance.provider_name",
+        "data.extra_datasets[1].origin",
+        "data.governance.collection_method",
+        "data.license",
+        "risk_assessment.foreseeable_misuse[1]",
+    ]
+
+
+def test_what_nobody_filled_in_is_no_placeholder(tmp_path: Path) -> None:
+    assert placeholders_in(example_config(tmp_path)) == []
+    assert placeholders_in(example_config(tmp_path, provider_name="", system_version="1")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.98e22", 1.98e22), ("1.98e22, model card", 1.98e22), ("3", 3.0), ("0.4", 0.4),
+        ("0", None), ("x", None), ("", None), ("1e999", None), ("-1", None), ("1.2.3", None), ("1e22abc", None),
+    ],
+)  # fmt: skip
+def test_a_declared_number_is_the_one_that_the_text_begins_with(
+    tmp_path: Path, text: str, expected: float | None
+) -> None:
+    config = example_config(tmp_path, declarations={"2(c)": text})
+    assert declared_number(config, "2(c)") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("yes", True), ("No, it is not.", False), ("", None), ("perhaps", None), ("nothing", None)]
+)
+def test_a_declared_flag_is_never_guessed(tmp_path: Path, text: str, expected: bool | None) -> None:
+    assert declared_flag(example_config(tmp_path, declarations={"2(c)": text}), "2(c)") is expected
+
+
+def test_the_digests_of_the_points_are_those_of_the_laws_words() -> None:
+    """Two texts of Annex IV as the Official Journal has them."""
+    digests = load_regime().text_digests
+    assert digests["IV 2(h)"] == Digest.of(b"cybersecurity measures put in place;")
+    assert digests["IV 8"] == Digest.of(b"A copy of the EU declaration of conformity referred to in Article 47;")
+    assert {name.removeprefix("IV ") for name in digests if name.startswith("IV ")} == set(POINT_IDS)

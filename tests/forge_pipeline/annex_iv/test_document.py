@@ -151,3 +151,72 @@ def test_the_copied_log_ends_at_the_anchor(tmp_path: Path) -> None:
     made = bundle(inputs, tmp_path / "bundle")
     assert len((made.path / "audit_log.jsonl").read_bytes().splitlines()) == inputs.anchor.size
     assert verify_annex_iv_artifact(str(made.path / "annex_iv.json")).valid
+
+
+def test_a_declared_point_names_recipe_provider_operator_and_time(example: BundleInputs, tmp_path: Path) -> None:
+    from forge_pipeline.config import config_digest
+
+    entries = entries_of(example, tmp_path)
+    by = entries["1(b)"].declared_by
+    assert by is not None
+    assert (by.recipe, by.provider) == (config_digest(example.config), "Example Provider")
+    assert (by.operator, by.at, by.log_seq) == ("synthetic-operator", "2026-11-21T12:00:00.000000Z", 1)
+    assert entries["1(c)"].declared_by is None  # facts alone
+    assert entries["8"].declared_by == by  # not applicable, because the provider classified the system
+
+
+def test_who_declared_is_not_known_where_the_log_does_not_say(example: BundleInputs, tmp_path: Path) -> None:
+    other = with_compliance(example, tmp_path, system_version="0.9")  # the log names another recipe
+    for name, inputs in (("other", other), ("none", replace(example, audit_log_path=None, anchor=None))):
+        by = entries_of(inputs, tmp_path / name)["1(b)"].declared_by
+        assert by is not None
+        assert by.provider == "Example Provider"
+        assert (by.operator, by.at, by.log_seq) == (None, None, None)
+
+
+def test_2g_has_a_table_with_intervals(example: BundleInputs, tmp_path: Path) -> None:
+    rows = entries_of(example, tmp_path)["2(g)"].value["facts"]["measurements"]
+    assert [row["what"] for row in rows] == ["held_out"]
+    low, high = rows[0]["interval"]
+    assert low < 0.9 < high
+    assert (rows[0]["n"], rows[0]["base"], rows[0]["difference_interval"]) == (40, 0.25, (0.5, 0.8))
+    text = (tmp_path / "bundle" / "instructions_for_use.md").read_text("utf-8")
+    assert "95 % interval" in text
+
+
+def test_measured_memory_is_told_and_the_hardware_stays_the_providers_word(
+    example: BundleInputs, tmp_path: Path
+) -> None:
+    from forge_pipeline.training import ResourceUsage
+
+    usage = ResourceUsage(1.0, 3 * 10**9, None, 1.0, None, None, "Some CPU", None)
+    silent = with_compliance(replace(example, usage=usage), tmp_path, declarations={})
+    entry = entries_of(silent, tmp_path)["1(e)"]
+    assert entry.status == "missing"
+    assert entry.value["facts"]["training_peak_memory_bytes"] == 3 * 10**9
+    text = (tmp_path / "bundle" / "instructions_for_use.md").read_text("utf-8")
+    assert "3.00 GB of memory" in text
+
+
+def test_extra_files_are_evidence_that_the_manifest_covers(example: BundleInputs, tmp_path: Path) -> None:
+    from forge_pipeline.annex_iv import verify_annex_iv_artifact
+    from forge_pipeline.annex_iv.verify_bundle import verify as verify_without_package
+
+    extra = {"attestations/model.dsse.json": b"{}", "ml_bom.cdx.json": b'{"bomFormat":"CycloneDX"}'}
+    made = bundle(replace(example, extra_files=extra), tmp_path / "bundle")
+    points = {entry["point"]: entry for entry in made.manifest["points"]}
+    assert points["2(h)"]["value"]["facts"]["attached"] == {name: Digest.of(data) for name, data in extra.items()}
+    path = str(made.path / "annex_iv.json")
+    assert verify_annex_iv_artifact(path).valid
+    (made.path / "evidence" / "ml_bom.cdx.json").write_bytes(b"{}")
+    assert "evidence/ml_bom.cdx.json changed" in (verify_annex_iv_artifact(path).reason or "")
+    assert verify_without_package(str(made.path))[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.json", "/tmp/out.json", "a/../../b", "a\\b", "", ".", "run.json", "gates.json", "C:x", "a//b"]
+)
+def test_an_extra_file_has_a_plain_path_of_its_own(example: BundleInputs, tmp_path: Path, name: str) -> None:
+    with pytest.raises(EvidenceError, match="extra_files names"):
+        bundle(replace(example, extra_files={name: b"{}"}), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,14 +36,14 @@ def test_real_stages_make_a_bundle_that_verifies(
     log = AuditLogger.with_settings(tmp_path / "log", AuditSettings("tester"))
 
     def materialized(name: str, digest: Digest) -> None:
-        fields = {"files": 1, "inputs": {}, "code_version": "test", "kind": "test"}
+        fields: dict[str, Any] = {"files": 1, "inputs": {}, "code_version": "test", "kind": "test"}
         log.log_event("artifact.materialized", asset_key=f"tiny/{name}", digest=digest, **fields)
 
     def stored(name: str, artefact: DirectoryArtifact) -> None:
         materialized(name, artefact.digest)
 
     raw = ingest(config, tmp_path / "raw")
-    report = audit_raw_dataset(config, raw)
+    audit = audit_raw_dataset(config, raw, tmp_path / "audit")
     tokenized = tokenize(config, raw, load_tokenizer(config), tmp_path / "tokenized")
     tuned = fine_tune(config, tokenized, raw.digest, tmp_path / "model", work_dir=tmp_path / "work")
     measured, judged = benchmark(config, tuned.model, raw), safety(config, tuned.model)
@@ -50,13 +51,14 @@ def test_real_stages_make_a_bundle_that_verifies(
     for name, artefact in (("raw_dataset", raw), ("tokenized_dataset", tokenized), ("fine_tuned_model", tuned.model)):
         stored(name, artefact)
     stored("gguf_model", exported)
-    for name, each in (("dataset_audit_report", report), ("benchmark_report", measured), ("safety_report", judged)):
+    stored("dataset_audit_report", audit)
+    for name, each in (("benchmark_report", measured), ("safety_report", judged)):
         materialized(name, report_digest(each))
     made = bundle(
         BundleInputs(
             config=config,
-            raw_dataset=raw,
-            audit_report=report,
+            dataset=raw,
+            dataset_audit=audit,
             tokenized=tokenized,
             model=tuned.model,
             benchmark=measured,

@@ -1,6 +1,5 @@
 """A bundle that was touched anywhere does not verify; the reason names what was touched."""
 
-import copy
 import json
 import shutil
 import subprocess
@@ -13,21 +12,27 @@ import pytest
 
 from forge_pipeline.annex_iv import (
     POINT_IDS,
+    AnnexIvBundle,
     BundleInputs,
+    build_document,
     build_example_bundle,
     verify_annex_iv_artifact,
+    verify_bundle,
     write_archive,
 )
+from forge_pipeline.annex_iv.bundle import derived_manifest
 from forge_pipeline.annex_iv.manifest import manifest_hash
-from forge_pipeline.annex_iv.verify import is_safe_path
-from forge_pipeline.annex_iv.verify_bundle import check_hash, merkle_root
+from forge_pipeline.annex_iv.verify import is_safe_path, manifest_problems
+from forge_pipeline.annex_iv.verify_bundle import check_hash, extends, merkle_root
+from forge_pipeline.annex_iv.verify_bundle import verify as verify_without_package
 from forge_pipeline.audit_log import AuditLogger, AuditSettings, merkle
 from forge_pipeline.integrity import Digest, Manifest, canonical_json, loads_strict
 
 MEMBERS = (
     "schema", "generator", "document_version", "generated_at", "synthetic", "regime", "line", "system", "subjects",
     "released", "label", "gates", "gates_verdict", "points", "missing_fields", "complete",
-    "audit_log", "parent_manifest_hash", "files",
+    "audit_log", "parent_manifest_hash", "parent_audit_log", "consistency_proof", "files", "pdf",
+    "placeholders", "one_third_rule", "annex_xi", "annex_xii", "gpai_missing", "training_content_summary",
 )  # fmt: skip
 
 
@@ -135,17 +140,70 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path]
 
 
-def test_every_single_value_of_the_manifest_is_covered_by_its_hash(finished: Path) -> None:
-    manifest = read(finished)
-    paths = leaves(manifest)
-    assert len(paths) > 300
+def name_of(manifest: dict[str, Any], path: tuple[Any, ...]) -> str:
+    """How the reason must name the value at `path`: its point, or its member."""
+    if path[0] in ("points", "annex_xi", "annex_xii"):
+        return f"point {manifest[path[0]][path[1]]['point']} "
+    return repr(path[0])
+
+
+def quick_json(manifest: dict[str, Any]) -> bytes:
+    """Not quite canonical (2e-05 is 0.00002 there), and an order of magnitude faster to write."""
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def test_every_single_value_of_the_manifest_changed_once_is_rejected_and_named(finished: Path) -> None:
+    """Both verifiers reject it for the hash; with a new hash, ours names the point or member that was changed."""
+    manifest, evidence = read(finished), AnnexIvBundle.open(finished).evidence
+    derived = derived_manifest(evidence, build_document(evidence), Manifest.of_directory(finished))
+    derived = loads_strict(canonical_json(derived))
+    manifest["manifest_hash"] = Digest.of(
+        quick_json({key: value for key, value in manifest.items() if key != "manifest_hash"})
+    )
+    assert check_hash(quick_json(manifest), manifest) == manifest_problems(manifest, derived) == []
+    paths = [path for path in leaves(manifest) if path != ("manifest_hash",)]
+    assert len(paths) > 1000
     for path in paths:
-        changed = copy.deepcopy(manifest)
-        inner = changed
+        inner: Any = manifest
         for key in path[:-1]:
             inner = inner[key]
-        inner[path[-1]] = other(inner[path[-1]])
-        assert check_hash(canonical_json(changed), changed), path
+        name, before = name_of(manifest, path), inner[path[-1]]
+        inner[path[-1]] = other(before)
+        assert check_hash(quick_json(manifest), manifest), path
+        problems = manifest_problems(manifest, derived)
+        inner[path[-1]] = before
+        assert any(name in words for words in problems), path
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_the_bundles_own_verifier_rejects_a_changed_member(copied: Path, member: str) -> None:
+    manifest = read(copied)
+    write(copied, {**manifest, member: other(manifest[member])}, rehash=False)
+    assert verify_without_package(str(copied))[1]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "subjects", "released", "label", "gates", "missing_fields", "complete", "gpai_missing", "audit_log", "files",
+        "parent_manifest_hash", "parent_audit_log", "consistency_proof", "generated_at", "generator", "pdf", "synthetic",
+        "document_version",
+    ],
+)  # fmt: skip
+def test_the_bundles_own_verifier_rejects_it_even_with_a_new_hash(copied: Path, member: str) -> None:
+    manifest = read(copied)
+    write(copied, {**manifest, member: other(manifest[member])}, rehash=True)
+    assert verify_without_package(str(copied))[1]
+
+
+def test_who_declared_what_is_checked_against_the_log_by_both(copied: Path) -> None:
+    manifest = read(copied)
+    for entry in manifest["points"]:
+        if entry["point"] == "1(b)":
+            entry["declared_by"]["operator"] = "somebody else"
+    write(copied, manifest, rehash=True)
+    assert "point 1(b) does not follow" in verify(copied).reason
+    assert "point 1(b) was not declared by whom, or when, it says" in verify_without_package(str(copied))[1]
 
 
 def files_of(bundle: Path) -> list[str]:
@@ -153,8 +211,7 @@ def files_of(bundle: Path) -> list[str]:
 
 
 def test_each_file_changed_once_is_rejected_by_both_verifiers(finished: Path, tmp_path: Path) -> None:
-    from forge_pipeline.annex_iv.verify_bundle import verify as verify_without_package
-
+    assert {"annex_iv.pdf", "index.html", "training_content_summary.json"} <= set(files_of(finished))
     for number, path in enumerate(files_of(finished)):
         bundle = Path(shutil.copytree(finished, tmp_path / str(number)))
         data = bytearray((bundle / path).read_bytes())
@@ -170,13 +227,40 @@ def test_each_file_changed_and_listed_anew_is_rejected(finished: Path, tmp_path:
     """The forger fixes the list of files and the hash as well."""
     for number, path in enumerate(path for path in files_of(finished) if path != "verify_bundle.py"):
         bundle = Path(shutil.copytree(finished, tmp_path / str(number)))
-        text = (bundle / path).read_text("utf-8")
-        changed = text.replace("0", "1", 1) if "0" in text else text + "\n"
-        (bundle / path).write_text(changed, "utf-8")
-        listed = [entry for entry in Manifest.of_directory(bundle).entries if entry.path != "annex_iv.json"]
-        entries = [{"path": e.path, "size": e.size, "digest": e.digest} for e in listed]
-        write(bundle, {**read(bundle), "files": entries}, rehash=True)
+        data = (bundle / path).read_bytes()
+        (bundle / path).write_bytes(data.replace(b"0", b"1", 1) if b"0" in data else data + b"\n")
+        list_anew(bundle)
         assert not verify(bundle).valid, path
+
+
+def list_anew(bundle: Path) -> None:
+    """The forger's part: list of files and hash agree again with what lies there."""
+    listed = [entry for entry in Manifest.of_directory(bundle).entries if entry.path != "annex_iv.json"]
+    entries = [{"path": e.path, "size": e.size, "digest": e.digest} for e in listed]
+    write(bundle, {**read(bundle), "files": entries}, rehash=True)
+
+
+def exchange(bundle: Path, path: str, data: bytes) -> None:
+    """Another file in place of one, the page's list of digests, the manifest's and the hash brought in line with it."""
+    page = bundle / "index.html"
+    old, old_size = Digest.of_file(bundle / path), (bundle / path).stat().st_size
+    (bundle / path).write_bytes(data)
+    text = page.read_text("utf-8").replace(old, Digest.of(data)).replace(f"{old_size:,}", f"{len(data):,}")
+    page.write_text(text, "utf-8")
+    list_anew(bundle)
+
+
+def test_another_verifier_in_the_bundle_is_pointed_out(copied: Path) -> None:
+    exchange(copied, "verify_bundle.py", b"print('every check held')\n")
+    result = verify(copied)
+    assert result.valid, result.reason
+    assert any("verify_bundle.py, which is not the one" in words for words in result.not_checked)
+
+
+def test_a_pdf_that_was_exchanged_does_not_follow_from_the_evidence(copied: Path) -> None:
+    data = (copied / "annex_iv.pdf").read_bytes()
+    exchange(copied, "annex_iv.pdf", data.replace(b"(opensource)", b"(0pensource)", 1))
+    assert verify(copied).reason == "annex_iv.pdf does not follow from the evidence"
 
 
 def remove_a_file(bundle: Path) -> None:
@@ -226,7 +310,7 @@ def test_named_tampering_is_rejected(copied: Path, name: str) -> None:
 
 def test_a_member_written_twice_is_no_json(copied: Path) -> None:
     path = copied / "annex_iv.json"
-    path.write_bytes(path.read_bytes().replace(b'{"audit_log"', b'{"complete":true,"audit_log"', 1))
+    path.write_bytes(path.read_bytes().replace(b"{", b'{"complete":true,', 1))
     with pytest.raises(ValueError, match="duplicate key"):
         verify(copied)
 
@@ -291,6 +375,39 @@ def test_the_stdlib_verifiers_merkle_root_is_the_logs() -> None:
     hashes = [merkle.leaf_hash(bytes([n])) for n in range(40)]
     for size in range(40):
         assert merkle_root(hashes[:size]) == merkle.tree_head(hashes[:size])
+
+
+def test_the_stdlib_verifiers_consistency_proofs_are_the_logs() -> None:
+    leaves = [merkle.leaf_hash(bytes([n])) for n in range(24)]
+    roots = [f"sha256:{merkle.tree_head(leaves[:n]).hex()}" for n in range(25)]
+    for new in range(1, 25):
+        for old in range(1, new + 1):
+            proof = [f"sha256:{node.hex()}" for node in merkle.consistency_proof(leaves[:new], old)]
+            anchors = {"size": old, "root": roots[old]}, {"size": new, "root": roots[new]}
+            assert extends(*anchors, proof)
+            assert not extends({**anchors[0], "root": roots[0]}, anchors[1], proof)
+            assert not extends(anchors[0], {**anchors[1], "root": roots[0]}, proof)
+            assert not extends(*anchors, [*proof, roots[1]])
+            assert not proof or not extends(*anchors, proof[:-1])
+
+
+def test_the_bundles_own_verifier_is_short_and_plain() -> None:
+    import ast
+
+    source = (Path(verify_bundle.__file__)).read_text("utf-8")
+    tree = ast.parse(source, feature_version=(3, 9))
+    modules = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert modules <= set(sys.stdlib_module_names)
+    assert len([line for line in source.splitlines() if line.strip()]) <= 260
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["a", "b"], ["--parent"]])
+def test_the_bundles_own_verifier_explains_itself(finished: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-I", "-S", str(finished / "verify_bundle.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "What is checked" in done.stdout
 
 
 def test_the_stdlib_verifier_reports_each_kind_of_damage(copied: Path) -> None:
