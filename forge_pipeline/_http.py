@@ -20,7 +20,19 @@ from urllib.parse import SplitResult, urlsplit
 
 from forge_pipeline.errors import WebhookError
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# IPv6 networks whose addresses end with an IPv4 address: NAT64 (RFC 6052), and the deprecated IPv4-compatible form.
+_ENDING_IN_IPV4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215: what it translates to, the network decides
+
+# Where clouds hand credentials to whoever asks from inside: AWS, Azure, GCP and others; AWS over IPv6; AWS ECS; Azure
+# WireServer, which has a public address; Alibaba; Oracle; GCP over IPv6. Never a webhook, whatever the recipe allows.
+_METADATA = frozenset(
+    ipaddress.ip_address(address)
+    for address in (
+        "169.254.169.254", "fd00:ec2::254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "192.0.0.192",
+        "fd20:ce::254",
+    )
+)  # fmt: skip
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -30,7 +42,7 @@ class HttpResponse:
     """What came back.
 
     Attributes:
-        status: The HTTP status code. The body is not read.
+        status: The HTTP status code. The body is not read, however long it is.
         retry_after: Seconds that the peer asks to wait, if it said so in seconds.
     """
 
@@ -82,13 +94,30 @@ def post_json(
 
 def is_public(address: Address) -> bool:
     """Whether `address`, and any IPv4 address wrapped in it, belongs to the public Internet."""
-    if isinstance(address, ipaddress.IPv6Address):
-        wrapped = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if wrapped is None and address in _NAT64:
-            wrapped = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if wrapped is not None:
-            return is_public(wrapped)
+    wrapped = _wrapped(address)
+    if wrapped is not None:
+        return is_public(wrapped)
+    if is_metadata_service(address) or (isinstance(address, ipaddress.IPv6Address) and address in _LOCAL_NAT64):
+        return False
     return address.is_global and not address.is_multicast
+
+
+def is_metadata_service(address: Address) -> bool:
+    """Whether a cloud's machines ask for their credentials there."""
+    return (_wrapped(address) or address) in _METADATA
+
+
+def _wrapped(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a connection to this IPv6 address ends at, if there is one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address.ipv4_mapped or address.sixtofour:
+        return address.ipv4_mapped or address.sixtofour
+    if address.teredo:
+        return address.teredo[1]
+    if any(address in network for network in _ENDING_IN_IPV4) and int(address) > 1:  # :: and ::1 are their own
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
 
 
 def _split(url: str, require_https: bool) -> SplitResult:
@@ -110,6 +139,9 @@ def _resolve(host: str, port: int, allow_private: bool) -> list[Address]:
     """The host's addresses, each of which may be reached."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in found]
+    for address in addresses:
+        if is_metadata_service(address):
+            raise WebhookError(f"{host} resolves to {address}, a cloud's metadata service, which is never called")
     refused = [address for address in addresses if not (allow_private or is_public(address))]
     if refused:
         raise WebhookError(

@@ -5,7 +5,11 @@ URL is a secret (whoever has it can post), so only its host appears anywhere.
 
 Every delivery carries ``X-Forge-Delivery`` (the same for its retries) and, if
 FORGE_WEBHOOK_SECRET is set, ``X-Forge-Signature: t=<Unix seconds>,v1=<hex>``, where
-v1 is HMAC-SHA256 of ``<t>.<body>``.
+v1 is HMAC-SHA256 of ``<t>.<body>``; `signature_holds` is the receiver's side. Slack and Teams check no
+signature: there the URL is the secret.
+
+Teams gets an Adaptive Card in the message that a Workflow of "When a Teams webhook request is
+received" posts; the connectors of Microsoft 365, which took MessageCards, are retired.
 """
 
 import hmac
@@ -16,13 +20,14 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from forge_pipeline import _http
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.errors import WebhookError
+from forge_pipeline.integrity import Digest
 
 SECRET_VARIABLE = "FORGE_WEBHOOK_SECRET"
 SIGNATURE_HEADER = "X-Forge-Signature"
@@ -32,7 +37,11 @@ _RETRY_DELAYS = (0.5, 2.0)  # seconds before the second and the third attempt
 _MAX_RETRY_AFTER = 5.0  # seconds; a run does not wait longer because a peer says so
 _MAX_REASON = 2048  # characters
 _SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
-_TEAMS_HOSTS = ("webhook.office.com", "logic.azure.com", "api.powerplatform.com", "api.powerautomate.com")
+_TEAMS_HOSTS = (
+    "webhook.office.com", "logic.azure.com", "logic.azure.us", "api.powerplatform.com", "api.powerautomate.com",
+    "flow.microsoft.com",
+)  # fmt: skip
+_MAX_FACTS = 30  # in one card: Teams takes no message above 28 KB
 _COLOURS = {"success": "good", "failure": "danger", "reverted": "danger", "awaiting_approval": "warning"}
 
 _logger = logging.getLogger(__name__)
@@ -71,12 +80,21 @@ class Delivery:
         attempts: Requests made; 0 if none was wanted or the destination was refused.
         status: The last HTTP status, if there was an answer.
         reason: Why it was not delivered.
+        event: What was told.
+        payload_digest: Of the body that was, or would have been, sent; None if none was wanted.
     """
 
     delivered: bool
     attempts: int = 0
     status: int | None = None
     reason: str | None = None
+    event: str = field(default="", compare=False)
+    payload_digest: Digest | None = field(default=None, compare=False)
+
+    @property
+    def was_wanted(self) -> bool:
+        """Whether the recipe asks for this notification and names where it goes."""
+        return self.payload_digest is not None
 
 
 class WebhookNotifier:
@@ -117,7 +135,7 @@ class WebhookNotifier:
 
     def _notify(self, wanted: bool, notification: Notification) -> Delivery:
         if not wanted or not self._url:
-            return Delivery(False, reason="no webhook is configured for this event")
+            return Delivery(False, reason="no webhook is configured for this event", event=notification.event)
         delivery = self._deliver(notification)
         if not delivery.delivered:
             _logger.warning(
@@ -140,7 +158,7 @@ class WebhookNotifier:
             if retry_after is None:
                 break
             wait = min(retry_after, _MAX_RETRY_AFTER)
-        return outcome
+        return replace(outcome, event=notification.event, payload_digest=Digest.of(body))
 
     def _attempt(self, body: bytes, delivery_id: str, attempt: int) -> tuple[Delivery, float | None]:
         """One request: what became of it, and after how many seconds at least to try again (None: never)."""
@@ -164,7 +182,7 @@ class WebhookNotifier:
         reason = f"the endpoint answered {response.status}"
         if 300 <= response.status < 400:
             reason += ", a redirect, which is not followed; configure the address that it leads to"
-        passing = response.status == 429 or response.status >= 500
+        passing = response.status in (408, 425, 429) or response.status >= 500
         return Delivery(False, attempt, response.status, reason), (response.retry_after or 0.0) if passing else None
 
     def _signature(self, body: bytes) -> dict[str, str]:
@@ -173,6 +191,23 @@ class WebhookNotifier:
         moment = str(int(time.time()))
         tag = hmac.digest(self._secret, moment.encode() + b"." + body, "sha256").hex()
         return {SIGNATURE_HEADER: f"t={moment},v1={tag}"}
+
+
+def signature_holds(secret: bytes, header: str, body: bytes, *, now: float, tolerance: float = 300.0) -> bool:
+    """Whether a request is by somebody who holds `secret`, and recent: what a receiver asks.
+
+    Args:
+        header: The value of ``X-Forge-Signature``.
+        body: The request's body, byte for byte.
+        now: Unix seconds.
+        tolerance: Seconds that the request may be old, or ahead.
+    """
+    fields = dict(part.partition("=")[::2] for part in header.split(","))
+    moment, tag = fields.get("t", ""), fields.get("v1", "")
+    if not (moment.isascii() and moment.isdigit() and len(moment) < 16 and tag.isascii()):
+        return False
+    expected = hmac.digest(secret, moment.encode() + b"." + body, "sha256").hex()
+    return hmac.compare_digest(tag, expected) and abs(now - int(moment)) <= tolerance
 
 
 def style_of(url: str) -> Style:
@@ -204,8 +239,9 @@ def _slack(notification: Notification) -> dict[str, Any]:
 
 def _teams(notification: Notification) -> dict[str, Any]:
     """An Adaptive Card in a message, as Teams' workflow webhooks take it."""
-    facts = [{"title": name, "value": value} for name, value in _facts(notification)]
-    headline = {"type": "TextBlock", "text": _headline(notification), "weight": "Bolder", "wrap": True}
+    # Teams renders Markdown: a reason or a run's name must not become a link.
+    facts = [{"title": _unlinked(name), "value": _unlinked(value)} for name, value in _facts(notification)]
+    headline = {"type": "TextBlock", "text": _unlinked(_headline(notification)), "weight": "Bolder", "wrap": True}
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
@@ -217,12 +253,12 @@ def _teams(notification: Notification) -> dict[str, Any]:
 
 
 def _headline(notification: Notification) -> str:
-    return f"{notification.run_name}: {notification.status.replace('_', ' ')}"
+    return f"{notification.run_name[:200]}: {notification.status.replace('_', ' ')}"
 
 
 def _facts(notification: Notification) -> list[tuple[str, str]]:
     facts = [("event", notification.event)]
-    facts += [(name, f"{value:.6g}") for name, value in notification.metrics.items()]
+    facts += [(name[:200], f"{value:.6g}") for name, value in list(notification.metrics.items())[:_MAX_FACTS]]
     facts += [("reason", notification.reason)] if notification.reason else []
     facts += [("model", notification.model_path)] if notification.model_path else []
     return facts
@@ -231,6 +267,10 @@ def _facts(notification: Notification) -> list[tuple[str, str]]:
 def _escape(text: str) -> str:
     """Slack's three control characters; unescaped they would let a run's name mention a channel."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _unlinked(text: str) -> str:
+    return text.replace("](", "] (")
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -16,24 +16,28 @@ Rules kept here, each a named error with the byte offset where it broke:
 - nothing nests: arrays of arrays, which the specification allows and no model uses, are refused.
 
 What the values mean (architecture, tokenizer) is `gguf_verify`'s subject. Big-endian files and
-version 1 are refused. The caps below are ours, far above any known model.
+version 1 are refused. The caps below are ours, above any known model; together they keep what a
+hostile header can make us hold near 100 MB, and the time for it under a second.
 """
 
-import mmap
 import struct
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-MAX_TENSORS: Final = 1 << 17
+MAX_TENSORS: Final = 1 << 16
 MAX_METADATA: Final = 1 << 16
-MAX_STRINGS: Final = 1 << 22  # array elements in all arrays together; large vocabularies hold some 300 000
-MAX_ARRAY_BYTES: Final = 1 << 28  # numeric arrays together
+MAX_STRINGS: Final = 3 << 18  # strings and booleans in all arrays together; 200 000 tokens have some 450 000 merges
+MAX_TEXT_BYTES: Final = 1 << 24  # all strings together; those of the largest known vocabularies take 8 MB
+MAX_ARRAY_BYTES: Final = 1 << 24  # numeric arrays together
+MAX_KEY: Final = 65535  # bytes; gguf.md
 MAX_NAME: Final = 63  # ggml.h: GGML_MAX_NAME 64 with its terminating zero
 DEFAULT_ALIGNMENT: Final = 32
+
+_FIRST_WINDOW: Final = 1 << 22  # bytes; more is read if the header is longer
 
 Scalar = int | float | bool | str
 Value = Scalar | list[str] | list[bool] | array  # type: ignore[type-arg]
@@ -86,6 +90,7 @@ TENSOR_TYPES: Final[Mapping[int, TensorType]] = {
 }
 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+_ROWS: Final = {count: struct.Struct(f"<{count}QIQ") for count in range(1, 5)}  # dimensions, type, offset
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
 
 
@@ -135,38 +140,64 @@ class GgufHeader:
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Parse the header of the file at `path`, mapping it read-only.
+    """Parse the header of the file at `path`; of the tensors' data only the padding is read.
 
     Raises:
         OSError: The file cannot be read.
         GgufFormatError: It is not a well-formed GGUF file.
     """
     with path.open("rb") as file:
-        file.seek(0, 2)
-        if file.tell() == 0:
+        size = file.seek(0, 2)
+        if size == 0:
             raise GgufFormatError("the file is empty (at byte 0)")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return parse_gguf(data)
+
+        def read(at: int, count: int) -> bytes:
+            file.seek(at)
+            return file.read(count)
+
+        # Read, not mapped: a mapped file that shrinks, or a disk that fails, would kill the process.
+        window = _FIRST_WINDOW
+        while True:
+            try:
+                return _Parser(read(0, min(window, size)), size, read).parse()
+            except _BeyondWindowError as beyond:
+                window = max(4 * window, beyond.end)
 
 
-def parse_gguf(data: bytes | mmap.mmap) -> GgufHeader:
+def parse_gguf(data: bytes) -> GgufHeader:
     """Parse a whole file given as bytes.
 
     Raises:
         GgufFormatError: It is not a well-formed GGUF file.
     """
-    return _Parser(data).parse()
+    return _Parser(data, len(data), lambda at, count: data[at : at + count]).parse()
+
+
+class _BeyondWindowError(Exception):
+    """The header goes on after the bytes at hand; `end` of them are needed at least."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(end)
+        self.end = end
 
 
 class _Parser:
-    """A cursor over the bytes; each method reads one production of the grammar above."""
+    """A cursor over the file's first bytes; each method reads one production of the grammar above.
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
+    Args:
+        data: The beginning of the file.
+        size: Bytes in the whole file.
+        read: Gives `count` bytes from anywhere in it.
+    """
+
+    def __init__(self, data: bytes, size: int, read: Callable[[int, int], bytes]) -> None:
         self._data = data
-        self._size = len(data)
+        self._size = size
+        self._read = read
         self._at = 0
         self._strings_left = MAX_STRINGS
         self._array_bytes_left = MAX_ARRAY_BYTES
+        self._text_left = MAX_TEXT_BYTES
 
     def parse(self) -> GgufHeader:
         version, tensor_count, metadata_count = self._preamble()
@@ -195,87 +226,97 @@ class _Parser:
         metadata: dict[str, Value] = {}
         for _ in range(count):
             start = self._at
-            key = self._string("metadata key")
+            key = self._string("metadata key", MAX_KEY)
             if not key or key in metadata:
-                raise self._error(f"metadata key {key!r} is {'empty' if not key else 'there twice'}", start)
+                raise self._error(f"metadata key {_shown(key)} is {'empty' if not key else 'there twice'}", start)
             metadata[key] = self._value(key)
         return metadata
 
     def _value(self, key: str) -> Value:
-        start = self._at
-        kind = self._u32(f"type of {key!r}")
+        start, name = self._at, _shown(key)
+        kind = self._u32(f"type of {name}")
         if kind == _ARRAY:
-            return self._array(key)
+            return self._array(name)
         if kind == _STRING:
-            return self._string(key)
+            return self._string(name)
         if kind == _BOOL:
-            return self._bool(key)
+            return self._bools(1, name)[0]
         if kind in _SCALARS:
-            scalar: int | float = self._unpack(_SCALARS[kind], key)
+            scalar: int | float = self._unpack(_SCALARS[kind], name)
             return scalar
-        raise self._error(f"{key!r} has unknown type {kind}", start)
+        raise self._error(f"{name} has unknown type {kind}", start)
 
-    def _array(self, key: str) -> Value:
+    def _array(self, name: str) -> Value:
         start = self._at
-        kind, count = self._u32(f"element type of {key!r}"), self._u64(f"length of {key!r}")
+        kind, count = self._u32(f"element type of {name}"), self._u64(f"length of {name}")
         if kind == _STRING:
-            self._bounded(count, 8, self._strings_left, f"strings in {key!r}", start)
+            self._bounded(count, 8, self._strings_left, f"strings in {name}", start)
             self._strings_left -= count
-            return self._strings(count, key)
+            return self._strings(count, name)
         if kind == _BOOL:
-            self._bounded(count, 1, self._strings_left, f"booleans in {key!r}", start)
+            self._bounded(count, 1, self._strings_left, f"booleans in {name}", start)
             self._strings_left -= count
-            return [self._bool(key) for _ in range(count)]
+            return self._bools(count, name)
         if kind in _SCALARS:
             width = struct.calcsize("<" + _SCALARS[kind])
-            self._bounded(count, width, self._array_bytes_left // width, f"numbers in {key!r}", start)
+            self._bounded(count, width, self._array_bytes_left // width, f"numbers in {name}", start)
             self._array_bytes_left -= count * width
             numbers = array(_SCALARS[kind])
-            numbers.frombytes(self._bytes(count * width, key))
+            numbers.frombytes(self._bytes(count * width, name))
             if sys.byteorder == "big":
                 numbers.byteswap()
             return numbers
         what = "is an array of arrays" if kind == _ARRAY else f"has elements of unknown type {kind}"
-        raise self._error(f"{key!r} {what}", start)
+        raise self._error(f"{name} {what}", start)
 
-    def _strings(self, count: int, key: str) -> list[str]:
+    def _strings(self, count: int, name: str) -> list[str]:
         # The one hot loop: 49 152 tokens and 48 900 merges of a small model come through here.
-        data, at, size = self._data, self._at, self._size
+        data, at = self._data, self._at
+        text_end = at + 8 * count + self._text_left  # beyond it they would hold more text than we take
+        stop = min(len(data), text_end)
         length_at = struct.Struct("<Q").unpack_from
         strings: list[str] = []
         append = strings.append
         for _ in range(count):
-            if at + 8 > size:
-                raise self._error(f"the file ends inside {key!r}", at)
+            if at + 8 > stop:
+                raise self._string_fault(name, at, at + 8, text_end)
             end = at + 8 + length_at(data, at)[0]
-            if end > size:
-                raise self._error(f"a string in {key!r} is longer than what remains of the file", at)
+            if end > stop:
+                raise self._string_fault(name, at, end, text_end)
             try:
                 append(str(data[at + 8 : end], "utf-8"))
             except UnicodeDecodeError:
-                raise self._error(f"a string in {key!r} is not UTF-8", at + 8) from None
+                raise self._error(f"a string in {name} is not UTF-8", at + 8) from None
             at = end
+        self._text_left -= at - self._at - 8 * count
         self._at = at
         return strings
+
+    def _string_fault(self, name: str, at: int, end: int, text_end: int) -> Exception:
+        """Why a string of an array, which would lie from `at` to `end`, was not read."""
+        if end > self._size:
+            return self._error(f"a string in {name} is longer than what remains of the file", at)
+        if end > text_end:
+            return self._error(f"the strings up to {name} hold more text than this reader takes", at)
+        return _BeyondWindowError(end)
 
     def _tensor_row(self) -> tuple[str, tuple[int, ...], TensorType, int, int]:
         start = self._at
         name = self._string("tensor name")
         if not 0 < len(name.encode()) <= MAX_NAME:
             raise self._error(f"tensor name {name[:80]!r} is not 1 to {MAX_NAME} bytes long", start)
-        count = self._u32(f"dimensions of {name!r}")
+        count = self._u32("the tensor table")
         if not 1 <= count <= 4:
             raise self._error(f"tensor {name!r} has {count} dimensions; expected 1 to 4", start)
-        dims = tuple(self._u64(f"dimension of {name!r}") for _ in range(count))
-        kind, offset = self._u32(f"type of {name!r}"), self._u64(f"offset of {name!r}")
+        *dims, kind, offset = _ROWS[count].unpack(self._bytes(_ROWS[count].size, "the tensor table"))
         if kind not in TENSOR_TYPES:
             raise self._error(f"tensor {name!r} has unknown ggml type {kind}", start)
         if any(not 0 < dim < 1 << 48 for dim in dims):
-            raise self._error(f"tensor {name!r} has impossible dimensions {dims}", start)
+            raise self._error(f"tensor {name!r} has impossible dimensions {tuple(dims)}", start)
         if dims[0] % TENSOR_TYPES[kind].block:
             tensor_type = TENSOR_TYPES[kind]
             raise self._error(f"tensor {name!r}: rows of {dims[0]} are not whole {tensor_type.name} blocks", start)
-        return name, dims, TENSOR_TYPES[kind], offset, start
+        return name, tuple(dims), TENSOR_TYPES[kind], offset, start
 
     def _place(
         self, table: list[tuple[str, tuple[int, ...], TensorType, int, int]], data_offset: int, alignment: int
@@ -303,31 +344,46 @@ class _Parser:
         end = self._padded(last, alignment)
         if not last <= self._size <= end:
             raise self._error(f"{self._size - end} bytes follow the last tensor", end)
-        if self._data[last:].strip(b"\0"):
-            raise self._error("the padding after the last tensor is not zero", last)
+        if tensors:
+            self._check_padding(self._at, data_offset, "the header")
+        for tensor in tensors[:-1]:
+            at = tensor.offset + tensor.size
+            self._check_padding(at, self._padded(at, alignment), f"tensor {tensor.name!r}")
+        self._check_padding(last, self._size, "the last tensor")
         return tuple(tensors)
+
+    def _check_padding(self, start: int, end: int, after: str) -> None:
+        """Nothing is hidden between the parts."""
+        if end > start and self._read(start, end - start).strip(b"\0"):
+            raise self._error(f"the padding after {after} is not zero", start)
 
     def _alignment(self, metadata: Mapping[str, Value]) -> int:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
-            raise self._error(f"general.alignment is {alignment!r}; expected a power of two", self._at)
+        if type(alignment) is not int or not 0 < alignment <= 1 << 16 or alignment & (alignment - 1):
+            found = alignment if type(alignment) is int else type(alignment).__name__
+            raise self._error(f"general.alignment is {found}; expected a power of two up to 65536", self._at)
         return alignment
 
-    def _string(self, what: str) -> str:
+    def _string(self, what: str, cap: int | None = None) -> str:
         start = self._at
         length = self._u64(f"length of {what}")
         if length > self._size - self._at:
             raise self._error(f"{what} claims {length} bytes, {self._size - self._at} remain", start)
+        most = self._text_left if cap is None else min(cap, self._text_left)
+        if length > most:
+            raise self._error(f"{what} has {length} bytes, more than this reader takes ({most})", start)
+        self._text_left -= length
         try:
             return str(self._bytes(length, what), "utf-8")
         except UnicodeDecodeError:
             raise self._error(f"{what} is not UTF-8", start + 8) from None
 
-    def _bool(self, what: str) -> bool:
-        byte: int = self._unpack("B", what)
-        if byte > 1:
-            raise self._error(f"{what!r} is a boolean of value {byte}", self._at - 1)
-        return bool(byte)
+    def _bools(self, count: int, name: str) -> list[bool]:
+        start = self._at
+        data = self._bytes(count, name)
+        if strange := data.translate(None, b"\0\1"):
+            raise self._error(f"{name} is a boolean of value {strange[0]}", start)
+        return [byte == 1 for byte in data]
 
     def _u32(self, what: str) -> int:
         number: int = self._unpack("I", what)
@@ -344,6 +400,8 @@ class _Parser:
     def _bytes(self, count: int, what: str) -> bytes:
         if count > self._size - self._at:
             raise self._error(f"the file ends inside {what}", self._at)
+        if self._at + count > len(self._data):
+            raise _BeyondWindowError(self._at + count)
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -358,3 +416,8 @@ class _Parser:
 
     def _error(self, message: str, offset: int) -> GgufFormatError:
         return GgufFormatError(f"{message} (at byte {offset})")
+
+
+def _shown(key: str) -> str:
+    """A key as messages show it: quoted, and not longer than a line."""
+    return repr(key if len(key) <= 80 else key[:77] + "...")

@@ -115,6 +115,16 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "offset that wraps into the header": (gguf(tensors=(tensor("a", offset=2**64 - 32),)), "leaves a gap"),
     "truncated data": (gguf()[:-1], "the file at"),
     "trailing junk": (gguf() + b"junk", "follow the last tensor"),
+    "junk in the padding before the data": (
+        gguf(tensors=(tensor("ab"),))[:-129] + b"x" + bytes(128),
+        "after the header is",
+    ),
+    "junk in the padding between tensors": (
+        gguf(tensors=(tensor("a", (32,), 8), tensor("b", (32,), 8, 64)), data=34) + b"x" * 30 + b"\0" * 34,
+        "after tensor 'a' is not zero",
+    ),
+    "a key of 70,000 bytes": (gguf((pair("k" * 70_000, 7, b"\1"),)), "more than this reader takes"),
+    "a flag as alignment": (gguf((pair("general.alignment", 7, b"\1"),)), "alignment is bool"),
     "junk in the last padding": (gguf(tensors=(tensor("a", (32,), 8),), data=34) + b"x" * 30, "not zero"),
 }
 
@@ -140,6 +150,23 @@ def test_arrays_together_have_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_gguf(gguf((pair("k", 9, two),))).metadata["k"] == ["a", "b"]
     with pytest.raises(GgufFormatError, match="more than this reader takes"):
         parse_gguf(gguf((pair("k", 9, two), pair("l", 9, two))))
+
+
+def test_all_text_together_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = (pair("k", 9, array(8, 2, text("abcd") + text("efgh"))), pair("l", 8, text("ij")))
+    monkeypatch.setattr(gguf_reader, "MAX_TEXT_BYTES", 13)  # the two keys, ten letters, the tensor's name
+    assert parse_gguf(gguf(pairs)).metadata["l"] == "ij"
+    for cap, words in {12: "more than this reader takes", 6: "the strings up to 'k' hold more text"}.items():
+        monkeypatch.setattr(gguf_reader, "MAX_TEXT_BYTES", cap)
+        with pytest.raises(GgufFormatError, match=words):
+            parse_gguf(gguf(pairs))
+
+
+def test_a_header_longer_than_the_first_read_is_read_on(monkeypatch: pytest.MonkeyPatch, llama_gguf: Path) -> None:
+    whole = parse_gguf(llama_gguf.read_bytes())
+    for window in (1, 100, 5000):
+        monkeypatch.setattr(gguf_reader, "_FIRST_WINDOW", window)
+        assert read_gguf(llama_gguf) == whole
 
 
 def test_every_truncation_of_a_real_file_is_refused(llama_gguf: Path) -> None:
