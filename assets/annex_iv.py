@@ -7,17 +7,20 @@ import dagster as dg
 
 from assets.checks import report_checks
 from assets.line import Line
-from forge_pipeline import annex_iv
+from forge_pipeline import annex_iv, attestation
 from forge_pipeline.annex_iv import AnnexIvBundle, BundleInputs, verify_annex_iv_artifact
+from forge_pipeline.annex_iv.attested import attested_inputs
+from forge_pipeline.attestation import SigningKeys
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset, TokenizedDataset
-from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
 from forge_pipeline.export import GgufModel
 from forge_pipeline.models import ModelDirectory
-from resources.environment import environment
+from resources.environment import environment, recorded_packages
 from resources.evidence import AuditLogResource
-from resources.history import materialization_records, training_usage
+from resources.history import materialization_records, previous_bundle, run_events, training_usage
+from resources.reconciliation import reconcile_line
 from resources.settings import DeploymentResource
 
 
@@ -26,13 +29,13 @@ def build_annex_iv_bundle(line: Line) -> dg.AssetsDefinition:
         io_manager="model_io",
         kinds={"json", "markdown"},
         sections=("compliance", "risk_assessment", "monitoring", "retention", "data", "evaluation"),
-        code=[annex_iv],
+        code=[annex_iv, attestation],
     )
     def annex_iv_bundle(
         context: dg.AssetExecutionContext,
         recipe: ForgeConfig,
-        raw_dataset: RawDataset,
-        dataset_audit_report: AuditReport,
+        dataset: RawDataset,
+        dataset_audit_report: DatasetAudit,
         tokenized_dataset: TokenizedDataset,
         fine_tuned_model: ModelDirectory,
         benchmark_report: BenchmarkResult,
@@ -47,25 +50,29 @@ def build_annex_iv_bundle(line: Line) -> dg.AssetsDefinition:
         nothing but Python. What is missing is named; nothing is filled in on the provider's behalf.
         """
         logger = audit_log.logger(line.name, context.run_id)
-        return annex_iv.bundle(
-            BundleInputs(
-                config=recipe,
-                raw_dataset=raw_dataset,
-                audit_report=dataset_audit_report,
-                tokenized=tokenized_dataset,
-                model=fine_tuned_model,
-                benchmark=benchmark_report,
-                safety=safety_report,
-                gguf=gguf_model,
-                audit_log_path=logger.log_path,
-                anchor=logger.anchor(),
-                materializations=materialization_records(context, deployment.store, line.name),
-                environment=environment(),
-                generated_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-                usage=training_usage(context, line.key("fine_tuned_model")),
-            ),
-            deployment.work_directory(context),
+        records = materialization_records(context, deployment.store, line.name)
+        previous = previous_bundle(context, deployment.store)
+        inputs = BundleInputs(
+            config=recipe,
+            dataset=dataset,
+            dataset_audit=dataset_audit_report,
+            tokenized=tokenized_dataset,
+            model=fine_tuned_model,
+            benchmark=benchmark_report,
+            safety=safety_report,
+            gguf=gguf_model,
+            audit_log_path=logger.log_path,
+            anchor=logger.anchor(),
+            materializations=records,
+            environment=environment(),
+            generated_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            history=run_events(context, [str(record["run_id"]) for record in records]),
+            usage=training_usage(context, line.key("fine_tuned_model")),
+            parent=previous.as_parent() if previous else None,
         )
+        packages = recorded_packages(records, "fine_tuned_model", deployment.store)
+        inputs = attested_inputs(inputs, logger, keys=SigningKeys.from_environment(), packages=packages)
+        return annex_iv.bundle(inputs, deployment.work_directory(context))
 
     return annex_iv_bundle
 
@@ -89,4 +96,15 @@ def build_annex_iv_checks(line: Line) -> list[dg.AssetChecksDefinition]:
         digest = annex_iv_bundle.digest
         yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts, subject=digest, warn_only=True)
 
-    return [annex_iv_checks, annex_iv_completeness_checks]
+    @line.checks(
+        "annex_iv_bundle", {"history_agrees": "Dagster's history and the audit log say the same, event by event."}
+    )
+    def history_checks(
+        context: dg.AssetCheckExecutionContext, annex_iv_bundle: AnnexIvBundle, audit_log: AuditLogResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        graph = context.job_def.asset_layer.asset_graph
+        found = reconcile_line(context.instance, audit_log, line.name, graph, running=context.run.run_id)
+        facts = {"history_agrees": (found.agrees, found.summary)}
+        yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts, subject=annex_iv_bundle.digest)
+
+    return [annex_iv_checks, annex_iv_completeness_checks, history_checks]

@@ -22,7 +22,7 @@ def build_benchmark_report(line: Line) -> dg.AssetsDefinition:
     def benchmark_report(
         context: dg.AssetExecutionContext,
         recipe: ForgeConfig,
-        raw_dataset: RawDataset,
+        dataset: RawDataset,
         fine_tuned_model: ModelDirectory,
         stage_process: StageProcess,
     ) -> BenchmarkResult:
@@ -30,7 +30,7 @@ def build_benchmark_report(line: Line) -> dg.AssetsDefinition:
 
         Annex IV 2(g) and 3: validation and testing, metrics and their accuracy.
         """
-        inputs = {"raw_dataset": raw_dataset, "fine_tuned_model": fine_tuned_model}
+        inputs = {"dataset": dataset, "fine_tuned_model": fine_tuned_model}
         return stage_process.run(context, "benchmark", recipe, inputs, BenchmarkResult)
 
     return benchmark_report
@@ -39,9 +39,12 @@ def build_benchmark_report(line: Line) -> dg.AssetsDefinition:
 def build_benchmark_checks(line: Line) -> dg.AssetChecksDefinition:
     @line.checks("benchmark_report", {"benchmark_gate": "Score and regression are within the recipe's limits."})
     def benchmark_checks(
-        context: dg.AssetCheckExecutionContext, benchmark_report: BenchmarkResult, audit_log: AuditLogResource
+        context: dg.AssetCheckExecutionContext,
+        recipe: ForgeConfig,
+        benchmark_report: BenchmarkResult,
+        audit_log: AuditLogResource,
     ) -> Iterator[dg.AssetCheckResult]:
         gates = {"benchmark_gate": "benchmark"}
-        yield from gate_checks(context, audit_log, line, "benchmark_report", benchmark_report.gates, gates)
+        yield from gate_checks(context, audit_log, line, "benchmark_report", benchmark_report.gates, gates, recipe)
 
     return benchmark_checks

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from assets.line import Line
+from forge_pipeline.config import ForgeConfig, policy_digest
 from forge_pipeline.gates import GateDecision, Verdict
 from forge_pipeline.integrity import Digest
 from resources.evidence import AuditLogResource
@@ -26,11 +27,13 @@ def gate_checks(
     stage: str,
     decisions: Iterable[GateDecision],
     names: Mapping[str, str],
+    recipe: ForgeConfig,
 ) -> Iterator[dg.AssetCheckResult]:
     """One result for each check in `names`; a gate without a decision counts as not evaluated.
 
     Args:
         names: Check name -> gate name.
+        recipe: Whose policy the gates were decided under; its digest stands in the log before anything was trained.
     """
     found = {decision.gate: decision for decision in decisions}
     for check, gate in names.items():
@@ -44,10 +47,12 @@ def gate_checks(
             context.run.run_id,
             "gate.decided",
             asset_key=line.key(stage).to_user_string(),
+            check=check,
             gate=decision.gate,
             verdict=decision.verdict.value,
             outcome=decision.outcome,
             subject=decision.subject,
+            policy_digest=policy_digest(recipe),
             reason=decision.reason,
         )
         blocks = any(decision.stops(later) for later in _BUILDING)  # type: ignore[arg-type]

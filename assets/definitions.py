@@ -15,13 +15,16 @@ from assets import (
     annex_iv,
     automation,
     benchmarking,
+    cleaning,
     dataset_audit,
     fine_tuning,
     gguf_export,
     ingestion,
+    notifications,
     recipe,
     release,
     safety,
+    synthesis,
     tokenization,
 )
 from assets.line import Line
@@ -42,10 +45,13 @@ def build_line(line: Line) -> dg.Definitions:
     job = dg.define_asset_job(f"{line.name}_job", selection=dg.AssetSelection.groups(line.name))
     schedule = automation.build_schedule(line, job.name)
     sensor = automation.build_new_data_sensor(line, job.name)
+    cleans = line.dataset_stage == "clean_dataset"
     return dg.Definitions(
         assets=[
             recipe.build_recipe(line),
+            *([synthesis.build_synthetic_dataset(line)] if line.has_teacher else []),
             ingestion.build_raw_dataset(line),
+            *([cleaning.build_clean_dataset(line)] if cleans else []),
             dataset_audit.build_dataset_audit_report(line),
             tokenization.build_tokenized_dataset(line),
             fine_tuning.build_fine_tuned_model(line),
@@ -57,7 +63,9 @@ def build_line(line: Line) -> dg.Definitions:
         ],
         asset_checks=[
             recipe.build_recipe_checks(line),
+            *([synthesis.build_synthetic_dataset_checks(line)] if line.has_teacher else []),
             ingestion.build_raw_dataset_checks(line),
+            *([cleaning.build_clean_dataset_checks(line)] if cleans else []),
             dataset_audit.build_dataset_audit_checks(line),
             tokenization.build_tokenized_dataset_checks(line),
             fine_tuning.build_fine_tuned_model_checks(line),
@@ -68,7 +76,7 @@ def build_line(line: Line) -> dg.Definitions:
         ],
         jobs=[job],
         schedules=[schedule] if schedule else [],
-        sensors=[sensor] if sensor else [],
+        sensors=[*([sensor] if sensor else []), *notifications.build_notifications(line)],
     )
 
 

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from assets.line import STAGES
+from assets.line import Line
 from forge_pipeline.annex_iv import AnnexIvBundle, verify_annex_iv_artifact
 from forge_pipeline.audit_log import verify_audit_log
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset, conversation_of
 from forge_pipeline.data.held_out import held_out_rows
-from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
 from forge_pipeline.export import GgufModel, fidelity_gates
 from forge_pipeline.gates import GateDecision, Verdict
@@ -72,7 +72,7 @@ def materialize(console: Console, instance: dg.DagsterInstance, home: Home, log:
         TextColumn("{task.description:<46}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
     with log.open("wb") as output, bar:
-        stages = bar.add_task("stages", total=len(STAGES))
+        stages = bar.add_task("stages", total=len(Line(LINE).stages))
         steps = bar.add_task("loading the code location", total=None)
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=CHECKOUT)
         try:
@@ -94,8 +94,8 @@ def show_progress(
     if not runs:
         return
     stats = {stat.step_key.split("__")[-1]: stat for stat in instance.get_run_step_stats(runs[0].run_id)}
-    done = [name for name in STAGES if name in stats and stats[name].end_time]
-    running = next((name for name in STAGES if name in stats and not stats[name].end_time), None)
+    done = [name for name in Line(LINE).stages if name in stats and stats[name].end_time]
+    running = next((name for name in Line(LINE).stages if name in stats and not stats[name].end_time), None)
     bar.update(stages, completed=len(done), description=f"stage: {running or (done[-1] if done else 'starting')}")
     progress_file = home.progress_file(runs[0].run_id)
     lines = progress_file.read_text().splitlines() if progress_file.exists() else []
@@ -132,7 +132,7 @@ def show_results(console: Console, instance: dg.DagsterInstance, home: Home, sec
     bundle = AnnexIvBundle.open(found.path("annex_iv_bundle"))
     console.print(f"\n[bold]Made in {seconds:.0f} s[/bold]")
     console.print(_artefact_table(config, dataset, model, exported, bundle))
-    audit = read_report(found.path("dataset_audit_report") / REPORT_FILE, AuditReport)
+    audit = DatasetAudit.open(found.path("dataset_audit_report"))
     benchmark = read_report(found.path("benchmark_report") / REPORT_FILE, BenchmarkResult)
     safety = read_report(found.path("safety_report") / REPORT_FILE, SafetyReport)
     decisions = [

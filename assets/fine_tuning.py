@@ -9,7 +9,7 @@ from assets.line import Line
 from forge_pipeline import models, training
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset, TokenizedDataset
-from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.gates import check_gates
 from forge_pipeline.models import ModelDirectory
 from resources.candidates import register_candidate
@@ -29,8 +29,8 @@ def build_fine_tuned_model(line: Line) -> dg.AssetsDefinition:
     def fine_tuned_model(
         context: dg.AssetExecutionContext,
         recipe: ForgeConfig,
-        raw_dataset: RawDataset,
-        dataset_audit_report: AuditReport,
+        dataset: RawDataset,
+        dataset_audit_report: DatasetAudit,
         tokenized_dataset: TokenizedDataset,
         stage_process: StageProcess,
         registry: RegistryResource,
@@ -41,13 +41,13 @@ def build_fine_tuned_model(line: Line) -> dg.AssetsDefinition:
         Annex IV 2(a)-(c). Runs TRL in a process of its own; the same recipe and rows give the same
         digest on one machine.
         """
-        check_gates("training", dataset_audit_report.gates, subject=raw_dataset.digest)
-        check_tokens_come_from(tokenized_dataset, raw_dataset)
+        check_gates("training", dataset_audit_report.gates, subject=dataset.digest)
+        check_tokens_come_from(tokenized_dataset, dataset)
         audit_log.log(
             line.name, context.run_id, "training.started",
-            trainer_type=recipe.training.trainer_type, model=recipe.model.name_or_path, dataset=raw_dataset.digest,
+            trainer_type=recipe.training.trainer_type, model=recipe.model.name_or_path, dataset=dataset.digest,
         )  # fmt: skip
-        inputs = {"tokenized_dataset": tokenized_dataset, "raw_digest": str(raw_dataset.digest)}
+        inputs = {"tokenized_dataset": tokenized_dataset, "raw_digest": str(dataset.digest)}
         model = stage_process.run(context, "fine_tune", recipe, inputs, ModelDirectory)
         register_candidate(
             registry.registry, recipe, model, line=line.name, run_id=context.run_id, job_id=job_id(context)
@@ -72,7 +72,7 @@ def build_fine_tuned_model_checks(line: Line) -> dg.AssetChecksDefinition:
         decisions = training.loss_gate(recipe, fine_tuned_model)
         gates = {"loss_is_finite": "loss_is_finite", "loss_gate": "loss"}
         wanted = {check: gates[check] for check in names}
-        yield from gate_checks(context, audit_log, line, "fine_tuned_model", decisions, wanted)
+        yield from gate_checks(context, audit_log, line, "fine_tuned_model", decisions, wanted, recipe)
 
     return fine_tuned_model_checks
 
@@ -89,7 +89,7 @@ def check_tokens_come_from(tokens: TokenizedDataset, rows: RawDataset) -> None:
     """
     if tokens.summary.dataset_digest != rows.digest:
         raise failure(
-            f"tokenized_dataset was made from {tokens.summary.dataset_digest}, but raw_dataset is now {rows.digest}; "
+            f"tokenized_dataset was made from {tokens.summary.dataset_digest}, but the dataset is now {rows.digest}; "
             "materialize tokenized_dataset again"
         )
 

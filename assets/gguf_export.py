@@ -24,7 +24,7 @@ def build_gguf_model(line: Line) -> dg.AssetsDefinition:
     def gguf_model(
         context: dg.AssetExecutionContext,
         recipe: ForgeConfig,
-        raw_dataset: RawDataset,
+        dataset: RawDataset,
         fine_tuned_model: ModelDirectory,
         benchmark_report: BenchmarkResult,
         safety_report: SafetyReport,
@@ -38,10 +38,10 @@ def build_gguf_model(line: Line) -> dg.AssetsDefinition:
         check_export_gates(recipe, fine_tuned_model, benchmark_report, safety_report)
         inputs = {
             "fine_tuned_model": fine_tuned_model,
-            "raw_dataset": raw_dataset,
+            "dataset": dataset,
             "provenance": {
                 "recipe_digest": str(config_digest(recipe)),
-                "dataset_digest": str(raw_dataset.digest),
+                "dataset_digest": str(dataset.digest),
                 "model_digest": str(fine_tuned_model.digest),
             },
         }
@@ -61,7 +61,9 @@ def build_gguf_checks(line: Line) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, recipe: ForgeConfig, gguf_model: GgufModel, audit_log: AuditLogResource
     ) -> Iterator[dg.AssetCheckResult]:
         decisions = export.fidelity_gates(recipe, gguf_model)
-        yield from gate_checks(context, audit_log, line, "gguf_model", decisions, {name: name for name in names})
+        yield from gate_checks(
+            context, audit_log, line, "gguf_model", decisions, {name: name for name in names}, recipe
+        )
 
     return gguf_checks
 

@@ -9,21 +9,42 @@ from assets.line import Line
 from forge_pipeline import data
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset
+from forge_pipeline.synthetic import SyntheticDataset
 from resources.evidence import AuditLogResource
-from resources.settings import DeploymentResource
+from resources.stage_process import StageProcess
 
 
 def build_raw_dataset(line: Line) -> dg.AssetsDefinition:
+    return _build_with_teacher(line) if line.has_teacher else _build_without_teacher(line)
+
+
+def _build_without_teacher(line: Line) -> dg.AssetsDefinition:
     @line.stage(io_manager="dataset_io", kinds={"parquet", "arrow"}, sections=("data",), code=[data])
-    def raw_dataset(
-        context: dg.AssetExecutionContext, recipe: ForgeConfig, deployment: DeploymentResource
-    ) -> RawDataset:
-        """Rows read from the recipe's sources, split once, with licence, origin and digest of each source.
+    def raw_dataset(context: dg.AssetExecutionContext, recipe: ForgeConfig, stage_process: StageProcess) -> RawDataset:
+        """Rows read from the recipe's sources, split once, near-duplicates together, with licence, origin and digest.
 
         Annex IV 2(d): provenance, scope and main characteristics of the data. A row that cannot be
         read is counted and named; none is lost silently.
         """
-        return data.ingest(recipe, deployment.work_directory(context))
+        return stage_process.run(context, "ingest", recipe, {}, RawDataset)
+
+    return raw_dataset
+
+
+def _build_with_teacher(line: Line) -> dg.AssetsDefinition:
+    @line.stage(io_manager="dataset_io", kinds={"parquet", "arrow"}, sections=("data", "synthetic"), code=[data])
+    def raw_dataset(
+        context: dg.AssetExecutionContext,
+        recipe: ForgeConfig,
+        synthetic_dataset: SyntheticDataset,
+        stage_process: StageProcess,
+    ) -> RawDataset:
+        """Rows of the recipe's sources and its teacher's, split once, with licence, origin and digest of each source.
+
+        Annex IV 2(d): provenance, scope and main characteristics of the data. A row that cannot be
+        read is counted and named; none is lost silently.
+        """
+        return stage_process.run(context, "ingest", recipe, {"synthetic_dataset": synthetic_dataset}, RawDataset)
 
     return raw_dataset
 

@@ -8,7 +8,7 @@ matched by parameter name.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +19,14 @@ import dagster as dg
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.errors import ForgeError
 from forge_pipeline.integrity import Digest, json_digest
+from resources.evidence import AuditLogResource
 from resources.last_word import failure
 
 STAGES = (
     "recipe",
+    "synthetic_dataset",
     "raw_dataset",
+    "clean_dataset",
     "dataset_audit_report",
     "tokenized_dataset",
     "fine_tuned_model",
@@ -33,6 +36,8 @@ STAGES = (
     "annex_iv_bundle",
     "released_model",
 )
+OPTIONAL_STAGES = ("synthetic_dataset", "clean_dataset")
+"""Stages of lines whose recipe asks for them."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,30 @@ class Line:
     def config_digest(self) -> Digest | None:
         return config_digest(self.config) if self.config else None
 
+    @property
+    def dataset_stage(self) -> str:
+        """The stage whose rows are audited, tokenized and trained on."""
+        return "clean_dataset" if self.config and self.config.data.clean.enabled else "raw_dataset"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher writes rows for this line."""
+        return bool(self.config and self.config.synthetic and self.config.synthetic.enabled)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this line, in order."""
+        asked_for = {"synthetic_dataset": self.has_teacher, "clean_dataset": self.dataset_stage == "clean_dataset"}
+        return tuple(stage for stage in STAGES if asked_for.get(stage, True))
+
     def key(self, stage: str) -> dg.AssetKey:
         return dg.AssetKey([self.name, stage])
+
+    def inputs(self, function: Callable[..., Any]) -> dict[str, dg.AssetIn]:
+        """Parameters named after a stage take its result; ``dataset`` takes the rows that this line trains on."""
+        stages = {**{stage: stage for stage in STAGES}, "dataset": self.dataset_stage}
+        names = [name for name in inspect.signature(function).parameters if name in stages]
+        return {name: dg.AssetIn(key=self.key(stages[name])) for name in names}
 
     def stage(
         self,
@@ -65,6 +92,7 @@ class Line:
         kinds: set[str],
         sections: tuple[str, ...],
         code: Iterable[ModuleType] = (),
+        settings: Callable[[ForgeConfig], Any] | None = None,
         pool: str | None = None,
         deps: Iterable[str] = (),
         optional: bool = False,
@@ -75,29 +103,29 @@ class Line:
             io_manager: Resource key of the typed IO manager.
             sections: Recipe sections that the stage reads.
             code: Packages or modules of the library whose source it runs.
+            settings: Of those sections, exactly what the stage reads; None: all of them.
             pool: Concurrency pool; ``accelerator`` for stages that train or generate.
             deps: Stages it follows without reading their result.
             optional: It may end without a materialization.
         """
 
         def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-            parameters = [name for name in inspect.signature(function).parameters if name in STAGES]
             config = self.config
             return dg.asset(
                 key=self.key(function.__name__),
-                ins={name: dg.AssetIn(key=self.key(name)) for name in parameters},
+                ins=self.inputs(function),
                 deps=[self.key(name) for name in deps],
                 group_name=self.name,
                 owners=config.owners if config else None,
                 tags={"forge/line": self.name, **({"forge/trainer": config.training.trainer_type} if config else {})},
                 kinds=kinds,
-                code_version=self._code_version(sections, code),
+                code_version=self._code_version(sections, code, settings),
                 partitions_def=self.partitions,
                 io_manager_key=io_manager,
                 pool=pool,
                 output_required=not optional,
                 description=inspect.getdoc(function),
-            )(_as_stage(function))
+            )(_as_stage(self, function))
 
         return decorate
 
@@ -111,7 +139,8 @@ class Line:
         """
 
         def decorate(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
-            parameters = [name for name in inspect.signature(function).parameters if name in STAGES]
+            ins = self.inputs(function)
+            keys = [taken.key for taken in ins.values() if taken.key]
             return dg.multi_asset_check(
                 name=f"{self.name}__{function.__name__}",
                 specs=[
@@ -121,19 +150,25 @@ class Line:
                         description=words,
                         blocking=blocking,
                         partitions_def=self.partitions,
-                        additional_deps=[self.key(other) for other in parameters if other != stage],
+                        additional_deps=[key for key in keys if key != self.key(stage)],
                     )
                     for name, words in names.items()
                 ],
-                ins={name: dg.AssetIn(key=self.key(name)) for name in parameters},
+                ins=ins,
             )(function)
 
         return decorate
 
-    def _code_version(self, sections: tuple[str, ...], code: Iterable[ModuleType]) -> str:
+    def _code_version(
+        self,
+        sections: tuple[str, ...],
+        code: Iterable[ModuleType],
+        settings: Callable[[ForgeConfig], Any] | None,
+    ) -> str:
         values = resolved(self.config) if self.config else {}
+        read = {section: values.get(section) for section in sections}
         facts = {
-            "recipe": {section: values.get(section) for section in sections},
+            "recipe": settings(self.config) if settings and self.config else read,
             "code": {module.__name__: _source_digest(module) for module in code},
         }
         return json_digest(facts).hex[:16]
@@ -147,7 +182,7 @@ def _source_digest(module: ModuleType) -> str:
     return json_digest({path.relative_to(file.parent).as_posix(): Digest.of_file(path) for path in files})
 
 
-def _as_stage(function: Callable[..., Any]) -> Callable[..., Iterator[dg.MaterializeResult[Any]]]:
+def _as_stage(line: Line, function: Callable[..., Any]) -> Callable[..., Iterator[dg.MaterializeResult[Any]]]:
     """The function as Dagster wants it: a typed event, or none, and the library's errors as one message.
 
     No retry: what a `ForgeError` says would be said again.
@@ -159,6 +194,7 @@ def _as_stage(function: Callable[..., Any]) -> Callable[..., Iterator[dg.Materia
         try:
             value = function(*args, **kwargs)
         except ForgeError as error:
+            _tell(line, inspect.signature(function).bind(*args, **kwargs).arguments, str(error))
             raise failure(f"{function.__name__}: {type(error).__name__}: {error}") from error
         if isinstance(value, expected):
             yield dg.MaterializeResult(value=value)
@@ -167,3 +203,15 @@ def _as_stage(function: Callable[..., Any]) -> Callable[..., Iterator[dg.Materia
             raise failure(words)
 
     return run
+
+
+def _tell(line: Line, arguments: Mapping[str, Any], reason: str) -> None:
+    """Tell the recipe's webhook that the stage failed: a run started by `dagster asset materialize` has no daemon."""
+    from assets.notifications import notify_from_run
+
+    context, recipe = arguments.get("context"), arguments.get("recipe") or line.config
+    audit_log, process = arguments.get("audit_log"), arguments.get("stage_process")
+    if audit_log is None and process is not None:
+        audit_log = AuditLogResource(directory=process.home)
+    if context is not None and recipe is not None and audit_log is not None:
+        notify_from_run(context, line, recipe, "failure", reason, audit_log=audit_log)

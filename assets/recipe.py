@@ -8,9 +8,8 @@ import dagster as dg
 from assets.checks import report_checks
 from assets.line import Line
 from forge_pipeline import config as config_package
-from forge_pipeline.config import ForgeConfig, config_digest, load_config, resolved
+from forge_pipeline.config import ForgeConfig, config_digest, load_config, policy_digest, resolved
 from forge_pipeline.errors import ConfigError
-from forge_pipeline.integrity import json_digest
 from resources.evidence import AuditLogResource
 from resources.settings import DeploymentResource
 
@@ -31,7 +30,7 @@ def build_recipe(line: Line) -> dg.AssetsDefinition:
         config = load_config(str(file))
         check_loaded_recipe(line, config, file)
         check_no_inline_secrets(config, file)
-        check_every_section_runs(config, file)
+        check_every_section_runs(line, config, file)
         deployment.check_persistent(context.instance)
         deployment.check_disk()
         audit_log.log(
@@ -40,7 +39,7 @@ def build_recipe(line: Line) -> dg.AssetsDefinition:
             "recipe.resolved",
             line=line.name,
             config_digest=config_digest(config),
-            policy_digest=json_digest(resolved(config)["evaluation"]),
+            policy_digest=policy_digest(config),
         )
         return config
 
@@ -75,21 +74,27 @@ def check_loaded_recipe(line: Line, config: ForgeConfig, file: Path) -> None:
         )
 
 
-def check_every_section_runs(config: ForgeConfig, file: Path) -> None:
+def check_every_section_runs(line: Line, config: ForgeConfig, file: Path) -> None:
     """A section that asks for work which no asset does would be a promise nobody keeps.
 
     Raises:
         ConfigError: Naming the key and where that work is done.
     """
+    if config.data.clean.enabled and line.dataset_stage != "clean_dataset":
+        raise ConfigError(
+            f"{file}: data.clean.enabled: jobs of the studio have no cleaning stage; declare the recipe as a line of "
+            "its own (a file in configs/), or clean the dataset before"
+        )
     judge = config.evaluation.llm_judge
     if judge and judge.enabled:
         raise ConfigError(
             f"{file}: evaluation.llm_judge.enabled: no asset runs the judge yet; `forge train` does. Set it to false"
         )
-    if config.synthetic and config.synthetic.enabled:
+    if config.synthetic and config.synthetic.enabled and not line.has_teacher:
         raise ConfigError(
-            f"{file}: synthetic.enabled: no asset generates data yet; run forge_pipeline.SyntheticDataGenerator, point "
-            "data.dataset_name_or_path at its output, and set it to false"
+            f"{file}: synthetic.enabled: jobs of the studio have no stage for a teacher; declare the recipe as a line "
+            "of its own (a file in configs/), or run `forge synthesize`, point data.dataset_name_or_path at its "
+            "output, and set it to false"
         )
 
 

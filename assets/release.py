@@ -3,16 +3,19 @@
 import dagster as dg
 
 from assets.line import Line
+from assets.notifications import notify_from_run
 from forge_pipeline import release, training
 from forge_pipeline.annex_iv import AnnexIvBundle
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.errors import AwaitingApprovalError, GateFailedError
+from forge_pipeline.dataset_audit import DatasetAudit
+from forge_pipeline.errors import AwaitingApprovalError, EvidenceError, GateFailedError
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
 from forge_pipeline.export import GgufModel
-from forge_pipeline.gates import GateDecision, Verdict
+from forge_pipeline.gates import GateDecision, Verdict, check_gates
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.release import ReleaseRecord
 from resources.evidence import AuditLogResource, RegistryResource
+from resources.reconciliation import reconcile_line
 
 
 def build_released_model(line: Line) -> dg.AssetsDefinition:
@@ -26,17 +29,21 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
         benchmark_report: BenchmarkResult,
         safety_report: SafetyReport,
         gguf_model: GgufModel,
+        dataset_audit_report: DatasetAudit,
         annex_iv_bundle: AnnexIvBundle,
         registry: RegistryResource,
         audit_log: AuditLogResource,
     ) -> ReleaseRecord:
-        """Verifies gates, digests and approvals itself, then moves the line's `released` alias.
+        """Verifies gates, digests, history and approvals itself, then moves the line's `released` alias.
 
         Fails closed. In a run that builds the candidate too, a release that only waits for evidence or
         people is left undone with a warning; asked for alone, it fails.
         """
         decisions = [*training.loss_gate(recipe, fine_tuned_model), *benchmark_report.gates, *safety_report.gates]
+        audited = dataset_audit_report.gates
+        check_history(context, audit_log, line)
         try:
+            check_gates("release", audited, subject=fine_tuned_model.record.dataset_digest)
             return release.promote(
                 recipe,
                 model=fine_tuned_model,
@@ -47,12 +54,25 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
                 gguf=gguf_model,
             )
         except (GateFailedError, AwaitingApprovalError) as error:
-            if asked_for_alone(context) or failed(decisions):
+            if asked_for_alone(context) or failed([*audited, *decisions]):
                 raise
             context.log.warning(f"not released: {error}")
+            notify_from_run(context, line, recipe, "awaiting_approval", audit_log=audit_log)
             return None  # type: ignore[return-value]  # the asset is optional: no result, no materialization
 
     return released_model
+
+
+def check_history(context: dg.AssetExecutionContext, audit_log: AuditLogResource, line: Line) -> None:
+    """Refuse a release that rests on a history which disagrees with the audit log.
+
+    Raises:
+        EvidenceError: Naming what disagrees.
+    """
+    graph = context.job_def.asset_layer.asset_graph
+    found = reconcile_line(context.instance, audit_log, line.name, graph, running=context.run_id)
+    if not found.agrees:
+        raise EvidenceError(f"release refused: {found.summary}")
 
 
 def asked_for_alone(context: dg.AssetExecutionContext) -> bool:

@@ -38,10 +38,13 @@ def build_safety_checks(line: Line) -> dg.AssetChecksDefinition:
         "safety_report", {"safety_gate": "The unsafe rate's upper confidence bound is within the recipe's limit."}
     )
     def safety_checks(
-        context: dg.AssetCheckExecutionContext, safety_report: SafetyReport, audit_log: AuditLogResource
+        context: dg.AssetCheckExecutionContext,
+        recipe: ForgeConfig,
+        safety_report: SafetyReport,
+        audit_log: AuditLogResource,
     ) -> Iterator[dg.AssetCheckResult]:
         yield from gate_checks(
-            context, audit_log, line, "safety_report", safety_report.gates, {"safety_gate": "safety"}
+            context, audit_log, line, "safety_report", safety_report.gates, {"safety_gate": "safety"}, recipe
         )
 
     return safety_checks

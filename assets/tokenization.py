@@ -1,15 +1,16 @@
 """`tokenized_dataset`: token ids and the mask of what is learned."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from assets.checks import report_checks
 from assets.line import Line
-from forge_pipeline import data
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset, TokenizedDataset
-from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.data.tokenization_cache import tokenization_code, tokenization_settings
+from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.gates import check_gates
 from resources.evidence import AuditLogResource
 from resources.stage_process import StageProcess
@@ -17,23 +18,31 @@ from resources.stage_process import StageProcess
 
 def build_tokenized_dataset(line: Line) -> dg.AssetsDefinition:
     @line.stage(
-        io_manager="dataset_io", kinds={"parquet", "huggingface"}, sections=("model", "data", "training"), code=[data]
+        io_manager="dataset_io",
+        kinds={"parquet", "huggingface"},
+        sections=("model", "data", "training"),
+        settings=tokenization_facts,
     )
     def tokenized_dataset(
         context: dg.AssetExecutionContext,
         recipe: ForgeConfig,
-        raw_dataset: RawDataset,
-        dataset_audit_report: AuditReport,
+        dataset: RawDataset,
+        dataset_audit_report: DatasetAudit,
         stage_process: StageProcess,
     ) -> TokenizedDataset:
         """Rows through the chat template into `input_ids` and `labels`, where -100 marks what is not learned.
 
         Refused unless the audit's gates that guard training passed for exactly these rows.
         """
-        check_gates("training", dataset_audit_report.gates, subject=raw_dataset.digest)
-        return stage_process.run(context, "tokenize", recipe, {"raw_dataset": raw_dataset}, TokenizedDataset)
+        check_gates("training", dataset_audit_report.gates, subject=dataset.digest)
+        return stage_process.run(context, "tokenize", recipe, {"dataset": dataset}, TokenizedDataset)
 
     return tokenized_dataset
+
+
+def tokenization_facts(config: ForgeConfig) -> dict[str, Any]:
+    """What tokens follow from, beside the rows: a changed learning rate leaves them up to date."""
+    return {"settings": tokenization_settings(config), "code": tokenization_code()}
 
 
 def build_tokenized_dataset_checks(line: Line) -> dg.AssetChecksDefinition:

@@ -7,8 +7,8 @@ never overwrites a first. One audit log, ``audit_log.jsonl``, lies beside the fo
 holds the events of all runs::
 
     <output_dir>/audit_log.jsonl
-    <output_dir>/run-0001/raw_dataset, dataset_audit_report, tokenized_dataset, checkpoints,
-                          final_model, benchmark_report, safety_report, judge_report,
+    <output_dir>/run-0001/synthetic_dataset, raw_dataset, clean_dataset, dataset_audit_report,
+                          tokenized_dataset, checkpoints, final_model, benchmark_report, safety_report, judge_report,
                           resource_usage.json, train_result.json
 
 A failed gate deletes nothing. With `evaluation.auto_revert` the candidate is moved to
@@ -17,25 +17,29 @@ False. If the recipe asks for approvals, the model waits in ``<final_model_dir>.
 """
 
 import os
+import platform
 import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forge_pipeline._version import __version__
-from forge_pipeline.config import ForgeConfig, config_digest, resolved
+from forge_pipeline.config import ForgeConfig, config_digest, policy_digest
 from forge_pipeline.errors import ConfigError, GateFailedError, TrainingError
 from forge_pipeline.gates import GateDecision, Verdict, check_gates
-from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, json_digest, report_to_json, write_report
+from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, report_to_json, write_report
 from forge_pipeline.progress import Report, silent
 
 if TYPE_CHECKING:
     from forge_pipeline.audit_log import AuditLogger
     from forge_pipeline.data import RawDataset, TokenizedDataset
+    from forge_pipeline.dataset_audit import DatasetAudit
     from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport
     from forge_pipeline.models import ModelDirectory
+    from forge_pipeline.synthetic import SyntheticDataset
     from forge_pipeline.training import FineTune
 
 _RUN = re.compile(r"run-(\d{4,})")
@@ -166,6 +170,7 @@ class _Run:
     def __init__(self, config: ForgeConfig, run_dir: Path, log: "AuditLogger", progress: Report) -> None:
         self._config, self._dir, self._log, self._progress = config, run_dir, log, progress
         self._gates: list[GateDecision] = []
+        self._records: list[dict[str, Any]] = []
 
     def run(self, checkpoint: str | None) -> TrainResult:
         config = self._config
@@ -173,19 +178,20 @@ class _Run:
             "recipe.resolved",
             line=config.name,
             config_digest=config_digest(config),
-            policy_digest=json_digest(resolved(config)["evaluation"]),
+            policy_digest=policy_digest(config),
         )
         self._check_base_model()
-        raw = self._ingest()
-        audit_gates = self._audit(raw)
+        raw = self._clean(self._ingest(self._synthesize()))
+        audit = self._audit(raw)
         try:
-            check_gates("training", audit_gates, subject=raw.digest)
+            check_gates("training", audit.gates, subject=raw.digest)
         except GateFailedError as error:
             return self._result(success=False, error=str(error))
         tokenized = self._tokenize(raw)
         tuned = self._fine_tune(raw, tokenized, checkpoint)
         candidate = self._candidate(tuned)
         evaluations = self._evaluate(candidate, raw)
+        self._attest(raw, audit, tokenized, tuned, candidate, evaluations)
         return self._settle(tuned, candidate, evaluations)
 
     def _check_base_model(self) -> None:
@@ -194,20 +200,65 @@ class _Run:
 
         resolve_base_model(self._config)
 
-    def _ingest(self) -> "RawDataset":
-        from forge_pipeline.data import ingest
+    def _synthesize(self) -> "SyntheticDataset | None":
+        """The teacher's rows, where the recipe has a teacher. Answers of a run that ended early are taken up."""
+        if not (self._config.synthetic and self._config.synthetic.enabled):
+            return None
+        from forge_pipeline.synthetic import synthesize
 
-        raw = ingest(self._config, self._dir / "raw_dataset", progress=self._progress)
-        self._materialized("raw_dataset", raw, {})
+        taught = synthesize(
+            self._config,
+            self._dir / "synthetic_dataset",
+            progress=self._progress,
+            answers_dir=self._dir.parent / "answers",
+        )
+        self._materialized("synthetic_dataset", taught, {})
+        return taught
+
+    def _ingest(self, taught: "SyntheticDataset | None") -> "RawDataset":
+        from forge_pipeline.data import ingest
+        from forge_pipeline.dataset_audit import row_grouping
+        from forge_pipeline.models import token_counter
+
+        raw = ingest(
+            self._config,
+            self._dir / "raw_dataset",
+            progress=self._progress,
+            group_rows=row_grouping(self._config),
+            count_tokens=token_counter(self._config),
+            synthetic=taught.rows_file if taught else None,
+        )
+        self._materialized("raw_dataset", raw, {"synthetic_dataset": taught} if taught else {})
         return raw
 
-    def _audit(self, raw: "RawDataset") -> tuple[GateDecision, ...]:
-        from forge_pipeline.dataset_audit import audit_raw_dataset
+    def _clean(self, raw: "RawDataset") -> "RawDataset":
+        """The rows that everything after uses: as they were read, or cleaned where the recipe says so."""
+        if not self._config.data.clean.enabled:
+            return raw
+        from forge_pipeline.dataset_audit import clean
+        from forge_pipeline.evaluation import benchmark_items
 
-        report = audit_raw_dataset(self._config, raw, progress=self._progress)
-        self._report("dataset_audit_report", report, {"raw_dataset": raw})
-        self._decided("dataset_audit_report", report.gates)
-        return report.gates
+        items = benchmark_items(self._config, raw)
+        cleaned = clean(self._config, raw, self._dir / "clean_dataset", benchmark_items=items, progress=self._progress)
+        self._materialized("clean_dataset", cleaned, {"raw_dataset": raw})
+        return cleaned
+
+    def _audit(self, dataset: "RawDataset") -> "DatasetAudit":
+        from forge_pipeline.dataset_audit import audit_raw_dataset
+        from forge_pipeline.evaluation import benchmark_items
+        from forge_pipeline.models import load_tokenizer
+
+        audit = audit_raw_dataset(
+            self._config,
+            dataset,
+            self._dir / "dataset_audit_report",
+            benchmark_items=benchmark_items(self._config, dataset),
+            tokenizer=load_tokenizer(self._config) if self._config.data.audit.token_counts else None,
+            progress=self._progress,
+        )
+        self._materialized("dataset_audit_report", audit, {"dataset": dataset})
+        self._decided("dataset_audit_report", audit.gates)
+        return audit
 
     def _tokenize(self, raw: "RawDataset") -> "TokenizedDataset":
         from forge_pipeline.data import tokenize
@@ -280,6 +331,42 @@ class _Run:
             self._decided("judge_report", done.judge.gates)
         return done
 
+    def _attest(
+        self,
+        raw: "RawDataset",
+        audit: "DatasetAudit",
+        tokenized: "TokenizedDataset",
+        tuned: "FineTune",
+        model: "ModelDirectory",
+        evaluations: "_Evaluations",
+    ) -> None:
+        """Statements about this run's artefacts beside them, under ``attestations/``."""
+        from forge_pipeline.annex_iv import BundleInputs
+        from forge_pipeline.annex_iv.attested import attested_inputs
+        from forge_pipeline.attestation import SigningKeys, installed_packages
+        from forge_pipeline.integrity.atomic import write_file
+
+        inputs = BundleInputs(
+            config=self._config,
+            dataset=raw,
+            dataset_audit=audit,
+            tokenized=tokenized,
+            model=model,
+            benchmark=evaluations.benchmark,
+            safety=evaluations.safety,
+            gguf=None,
+            audit_log_path=None,
+            anchor=None,
+            materializations=tuple(self._records),
+            environment={},
+            generated_at=_now(),
+            usage=tuned.usage,
+        )
+        keys, packages = SigningKeys.from_environment(), installed_packages()
+        attested = attested_inputs(inputs, self._log, keys=keys, packages=packages)
+        for name, data in attested.extra_files.items():
+            write_file(self._dir / name, data)
+
     def _settle(self, tuned: "FineTune", model: "ModelDirectory", evaluations: "_Evaluations") -> TrainResult:
         """Where the candidate ends up, and what is said about it."""
         failures = _failures(self._gates)
@@ -329,12 +416,29 @@ class _Run:
     def _materialized(
         self, name: str, artefact: DirectoryArtifact, inputs: dict[str, DirectoryArtifact], kind: str | None = None
     ) -> None:
+        from forge_pipeline.attestation import seeds
+
+        named = {self._key(key): value.digest for key, value in inputs.items()}
+        self._records.append(
+            {
+                "asset_key": self._key(name),
+                "artifact_type": kind or type(artefact).__name__,
+                "digest": artefact.digest,
+                "inputs": named,
+                "code_version": _CODE,
+                "run_id": self._log.run_id,
+                "recorded_at": _now(),
+                "recipe": config_digest(self._config),
+                "seeds": seeds(self._config),
+                "environment": {"forge_pipeline": __version__, "python": platform.python_version()},
+            }
+        )
         self._log.log_event(
             "artifact.materialized",
             asset_key=self._key(name),
             digest=artefact.digest,
             files=sum(path.is_file() for path in artefact.path.rglob("*")),
-            inputs={self._key(key): value.digest for key, value in inputs.items()},
+            inputs=named,
             code_version=_CODE,
             kind=kind or type(artefact).__name__,
         )
@@ -349,6 +453,7 @@ class _Run:
                 verdict=decision.verdict.value,
                 outcome=decision.outcome,
                 subject=decision.subject,
+                policy_digest=policy_digest(self._config),
                 reason=decision.reason,
             )
 
@@ -379,6 +484,10 @@ class _Evaluations:
             values["judge_score"] = self.judge.mean_score
             values["judge_details"] = dict(report_to_json(self.judge))
         return values
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _passed(decisions: Iterable[GateDecision]) -> bool | None:

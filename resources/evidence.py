@@ -5,11 +5,12 @@ event's metadata afterwards, so neither record can be changed without the other 
 """
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from forge_pipeline.audit_log import AuditLogger
+from forge_pipeline.audit_log import LOG_FILE, AuditLogger
 from forge_pipeline.registry import Registry
 from resources.home import Home
 
@@ -24,11 +25,13 @@ class AuditLogResource(dg.ConfigurableResource[AuditLogger]):
     directory: str
 
     def logger(self, line: str, run_id: str) -> AuditLogger:
-        from pathlib import Path
-
         directory = Home(Path(self.directory)).audit_log(line)
         directory.mkdir(parents=True, exist_ok=True)
         return AuditLogger(str(directory), run_id=run_id)
+
+    def path(self, line: str) -> Path:
+        """The line's log file."""
+        return Home(Path(self.directory)).audit_log(line) / LOG_FILE
 
     def log(self, line: str, run_id: str, event: str, /, **fields: Any) -> dict[str, Any]:
         """Append an event and return the anchor as Dagster metadata.

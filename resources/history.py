@@ -1,15 +1,20 @@
 """What Dagster's event log and our records say about the artefacts that a stage uses."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 import dagster as dg
-from dagster import AssetRecordsFilter
+from dagster import AssetRecordsFilter, serialize_value
 
+from forge_pipeline.annex_iv import AnnexIvBundle
+from forge_pipeline.annex_iv.evidence import DOCUMENT_VERSION
 from forge_pipeline.errors import EvidenceError
 from forge_pipeline.integrity import Digest
 from forge_pipeline.training import ResourceUsage
 from resources.store import ArtifactStore
+
+_PAGE = 1000  # events
 
 
 def materialization_records(
@@ -45,6 +50,22 @@ def materialization_records(
     return tuple(sorted(records, key=lambda record: record["recorded_at"]))
 
 
+def previous_bundle(context: dg.AssetExecutionContext, store: ArtifactStore) -> AnnexIvBundle | None:
+    """What this asset was materialized as last, in the same partition; None the first time.
+
+    A bundle derived by other rules than this version's is no parent: the two cannot be compared point by point.
+    """
+    partitions = [context.partition_key] if context.has_partition_key else None
+    found = context.instance.fetch_materializations(
+        AssetRecordsFilter(context.asset_key, asset_partitions=partitions), limit=1
+    ).records
+    event = found[0].asset_materialization if found else None
+    if event is None or "forge/digest" not in event.metadata:
+        return None
+    made = AnnexIvBundle.open(store.get(Digest(str(event.metadata["forge/digest"].value))))
+    return made if made.manifest["document_version"] == DOCUMENT_VERSION else None
+
+
 def training_usage(context: dg.AssetExecutionContext, model: dg.AssetKey) -> ResourceUsage | None:
     """What the latest materialization of `model` used, from its event; None if it carries no such facts."""
     partitions = [context.partition_key] if context.has_partition_key else None
@@ -56,3 +77,20 @@ def training_usage(context: dg.AssetExecutionContext, model: dg.AssetKey) -> Res
     values: dict[str, Any] = dict.fromkeys(names)
     values |= {name: event.metadata[f"usage/{name}"].value for name in names if f"usage/{name}" in event.metadata}
     return ResourceUsage(**values)
+
+
+def run_events(context: dg.AssetExecutionContext, run_ids: Iterable[str]) -> bytes:
+    """Dagster's own events of the runs that made a bundle's artefacts, as JSON lines, runs in the order they started.
+
+    They are a copy: what a person later wipes or deletes in Dagster still stands in the bundle.
+    """
+    lines: list[str] = []
+    for run_id in dict.fromkeys([*run_ids, context.run_id]):
+        cursor: str | None = None
+        while True:
+            page = context.instance.get_records_for_run(run_id, cursor=cursor, limit=_PAGE)
+            lines += [serialize_value(record.event_log_entry) for record in page.records]
+            cursor = page.cursor
+            if not page.has_more:
+                break
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -13,12 +13,13 @@ import dagster as dg
 from forge_pipeline.annex_iv import AnnexIvBundle
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.data import RawDataset, TokenizedDataset
-from forge_pipeline.dataset_audit import AuditReport
+from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
 from forge_pipeline.export import GgufModel
 from forge_pipeline.gates import GateDecision
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.release import ReleaseRecord
+from forge_pipeline.synthetic import SyntheticDataset
 from forge_pipeline.training import TrainingReport, read_training_report
 
 
@@ -63,7 +64,23 @@ def _(dataset: RawDataset) -> dict[str, Any]:
 
 
 @metadata_of.register
-def _(report: AuditReport) -> dict[str, Any]:
+def _(dataset: SyntheticDataset) -> dict[str, Any]:
+    report = dataset.report
+    facts = {
+        "dagster/row_count": report.rows,
+        "prompts": report.total_prompts,
+        "prompts/answered": report.successful,
+        "prompts/failed": report.failed,
+        "answers/equal": report.duplicates,
+        "answers/truncated": report.truncated,
+        "settings_digest": report.settings_digest,
+    }
+    return facts | ({"teacher": report.teacher.name, "backend": report.teacher.backend} if report.teacher else {})
+
+
+@metadata_of.register
+def _(audit: DatasetAudit) -> dict[str, Any]:
+    report = audit.report
     return {
         "dagster/row_count": report.total_samples,
         "secrets": sum(report.secrets_summary.values()),

@@ -23,15 +23,71 @@ from forge_pipeline.errors import ForgeError
 from forge_pipeline.integrity import REPORT_FILE, Digest, DirectoryArtifact, read_report, write_report
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.progress import Progress, ProgressFile, Report, describe, silent
+from forge_pipeline.synthetic import SyntheticDataset
 
+_WORTH_A_SECOND_PROCESS = 50_000  # rows
 _LOG_EVERY = 2.0  # seconds between log lines in the Dagster UI: one row in the event log each
+
+
+def synthesize(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
+    from forge_pipeline import models, synthetic
+
+    # Not in this run's own folder: the answers of a run that ends early are for the next one.
+    answers_dir = models.forge_home() / "answers" / config.name
+    return synthetic.synthesize(config, output_dir, progress=progress, answers_dir=answers_dir)
+
+
+def ingest(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
+    from forge_pipeline import data, dataset_audit, models
+
+    group_rows, count_tokens = dataset_audit.row_grouping(config), models.token_counter(config)
+    taught = inputs.get("synthetic_dataset")
+    return data.ingest(
+        config,
+        output_dir,
+        progress=progress,
+        group_rows=group_rows,
+        count_tokens=count_tokens,
+        synthetic=SyntheticDataset.open(taught).rows_file if taught else None,
+    )
+
+
+def clean(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
+    from forge_pipeline import dataset_audit, evaluation
+
+    dataset = RawDataset.open(inputs["raw_dataset"])
+    items = evaluation.benchmark_items(config, dataset)
+    return dataset_audit.clean(config, dataset, output_dir, benchmark_items=items, progress=progress)
+
+
+def audit(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
+    from forge_pipeline import dataset_audit, evaluation, models
+
+    dataset = RawDataset.open(inputs["dataset"])
+    return dataset_audit.audit_raw_dataset(
+        config,
+        dataset,
+        output_dir,
+        benchmark_items=evaluation.benchmark_items(config, dataset),
+        tokenizer=models.load_tokenizer(config) if config.data.audit.token_counts else None,
+        progress=progress,
+    )
 
 
 def tokenize(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
     from forge_pipeline import data, models
 
-    dataset = RawDataset.open(inputs["raw_dataset"])
-    return data.tokenize(config, dataset, models.load_tokenizer(config), output_dir, progress=progress)
+    dataset = RawDataset.open(inputs["dataset"])
+    many = sum(dataset.provenance.rows.values()) >= _WORTH_A_SECOND_PROCESS
+    return data.tokenize(
+        config,
+        dataset,
+        models.load_tokenizer(config),
+        output_dir,
+        workers=(os.cpu_count() or 1) if many else 1,
+        cache_dir=models.forge_home() / "cache" / "tokenized",
+        progress=progress,
+    )
 
 
 def fine_tune(
@@ -55,7 +111,7 @@ def benchmark(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, pro
     from forge_pipeline import evaluation
 
     model = ModelDirectory.open(inputs["fine_tuned_model"])
-    return evaluation.benchmark(config, model, RawDataset.open(inputs["raw_dataset"]), progress=progress)
+    return evaluation.benchmark(config, model, RawDataset.open(inputs["dataset"]), progress=progress)
 
 
 def safety(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
@@ -68,7 +124,7 @@ def gguf(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress
     from forge_pipeline import export, models
     from forge_pipeline.data import held_out
 
-    rows = held_out.held_out_rows(RawDataset.open(inputs["raw_dataset"]), config.export.fidelity.prompts)
+    rows = held_out.held_out_rows(RawDataset.open(inputs["dataset"]), config.export.fidelity.prompts)
     tokenizer = models.load_tokenizer(config)
     return export.gguf(
         config,
@@ -81,6 +137,10 @@ def gguf(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress
 
 
 STAGES: dict[str, Callable[..., Any]] = {
+    "synthesize": synthesize,
+    "ingest": ingest,
+    "clean": clean,
+    "audit": audit,
     "tokenize": tokenize,
     "fine_tune": fine_tune,
     "benchmark": benchmark,

@@ -4,7 +4,8 @@
 digest. Content is never overwritten: publishing what is there already is a no-op, so a
 retry is harmless, and history is never lost. ``<root>/records/<line>/`` holds one record a
 materialization: what was stored, from which inputs, by which run, code and machine; each
-names the digest of the record before it in its line.
+names the digest of the record before it in its line. ``<root>/records/package-lists/`` holds the
+lists of installed packages that records name by digest, each list once.
 
 The root is a local path, or any fsspec URL (``s3://``, ``gs://``, ``az://``): then files are
 uploaded first and the manifest last, and readers download what a manifest names into a
@@ -14,7 +15,7 @@ local cache and verify it.
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, canonical_
 from forge_pipeline.integrity.atomic import publish_directory, write_file
 
 _MANIFEST = "manifest.json"
+_PACKAGES = "package-lists"  # beside the folders of the lines, whose names have no hyphen
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,14 @@ class MaterializationRecord:
     Attributes:
         inputs: Asset key -> digest of the artefact that the stage really loaded.
         code_version: Digest of the recipe sections and source files that the stage reads.
+        recorded_at, started_at: ISO 8601 with a zone: when it was stored, and when the stage began.
         previous: Digest of the line's record before this one; None for the first.
-        environment: Git commit, lock digest, host, interpreter.
+        environment: Git commit and whether it is what ran, lock digest, hardware, interpreter.
+        recipe: Digest of the resolved recipe.
+        seeds: Recipe key -> value of what decides random choices.
+        packages: Digest of the list of installed packages, which the store keeps (`ArtifactStore.packages`).
+
+    The last four are None or empty in records from before they were kept.
     """
 
     asset_key: str
@@ -50,6 +58,10 @@ class MaterializationRecord:
     recorded_at: str
     previous: Digest | None
     environment: Mapping[str, str]
+    recipe: Digest | None = None
+    seeds: Mapping[str, int | bool] = field(default_factory=dict)
+    packages: Digest | None = None
+    started_at: str | None = None
 
 
 class ArtifactStore:
@@ -147,15 +159,65 @@ class ArtifactStore:
             StoreError: There is no such record.
             IntegrityError: Its bytes differ from its digest.
         """
-        path = self._records(line) / f"{digest.hex}.json"
+        name = f"{line}/{digest.hex}.json"
+        return self._read_json(name, digest, absent=f"line {line} has no record {digest}")
+
+    def materialization(self, line: str, digest: Digest) -> MaterializationRecord:
+        """`record` as the dataclass; of an older record the newer fields have their defaults.
+
+        Raises:
+            StoreError: As `record`.
+            IntegrityError: As `record`, or it is no materialization record.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        value = self.record(line, digest)
+        try:
+            return TypeAdapter(MaterializationRecord).validate_python(value)
+        except ValidationError as error:
+            raise IntegrityError(f"record {digest} of line {line} is no materialization record: {error}") from error
+
+    def keep_packages(self, packages: Mapping[str, str]) -> Digest:
+        """Keep a list of packages, name -> version, and return its digest. A list that is there is not written again.
+
+        Raises:
+            StoreError: It could not be written; the stage must fail.
+        """
+        data = canonical_json(dict(packages))
+        digest = Digest.of(data)
+        path = self._records(_PACKAGES) / f"{digest.hex}.json"
+        if path.exists():
+            return digest
+        try:
+            if self._remote:
+                self._remote.put(f"records/{_PACKAGES}/{digest.hex}.json", data)
+            write_file(path, data)  # last, so that what is here is there too
+        except OSError as error:
+            raise StoreError(f"the list of installed packages could not be written: {error}") from error
+        return digest
+
+    def packages(self, digest: Digest) -> dict[str, str]:
+        """The list of packages that a record names.
+
+        Raises:
+            StoreError: There is no such list.
+            IntegrityError: Its bytes differ from its digest.
+        """
+        name = f"{_PACKAGES}/{digest.hex}.json"
+        value = self._read_json(name, digest, absent=f"there is no list of packages {digest}")
+        return {str(name): str(version) for name, version in value.items()}
+
+    def _read_json(self, name: str, digest: Digest, *, absent: str) -> dict[str, Any]:
+        """The JSON object `name` under records/, which has `digest`; from here, or else from the remote store."""
+        path = self._local / "records" / name
         try:
             if self._remote and not path.exists():
-                write_file(path, self._remote.read(f"records/{line}/{digest.hex}.json"))
+                write_file(path, self._remote.read(f"records/{name}"))
             data = path.read_bytes()
         except OSError as error:
-            raise StoreError(f"line {line} has no record {digest}: {error}") from error
+            raise StoreError(f"{absent}: {error}") from error
         if Digest.of(data) != digest:
-            raise IntegrityError(f"record {digest} of line {line} was changed after it was written")
+            raise IntegrityError(f"{name} was changed after it was written: expected {digest}, found {Digest.of(data)}")
         value = loads_strict(data)
         assert isinstance(value, dict)
         return value

@@ -17,13 +17,16 @@ from typing import Any
 import dagster as dg
 from dagster import AssetRecordsFilter
 
+from forge_pipeline.attestation import seeds
+from forge_pipeline.config import config_digest
 from forge_pipeline.errors import ConfigError, ForgeError
 from forge_pipeline.integrity import Digest, DirectoryArtifact, Manifest, report_to_json
-from resources.environment import environment
+from resources.environment import environment, packages, recipe_of
 from resources.evidence import AuditLogResource
 from resources.home import Home
 from resources.last_word import failure
 from resources.metadata import metadata_of
+from resources.reconciliation import facts_digest
 from resources.settings import check_persistent
 from resources.store import ArtifactStore, MaterializationRecord
 
@@ -87,6 +90,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         record_digest = store.append_record(
             self._line(context), lambda previous: report_to_json(replace(record, previous=previous))
         )
+        facts = {**context.output_metadata, **metadata_of(stored)}
         anchor = self.audit_log.log(
             self._line(context),
             context.run_id,
@@ -99,10 +103,11 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             code_version=record.code_version or "unversioned",
             kind=record.artifact_type,
             record=record_digest,
+            facts=facts_digest(facts),
         )
         context.add_output_metadata(
             {
-                **metadata_of(stored),
+                **facts,
                 "forge/digest": digest,
                 "forge/record": record_digest,
                 "forge/files": record.files,
@@ -154,6 +159,8 @@ class ForgeIOManager(dg.ConfigurableIOManager):
 
     def _record(self, context: dg.OutputContext, obj: Any, digest: Digest, manifest: Manifest) -> MaterializationRecord:
         spec = context.step_context.job_def.asset_layer.asset_graph.get(context.asset_key)
+        store, inputs = self._store(), self._noted_inputs(context)
+        recipe = recipe_of(obj, self._line(context), inputs, store)
         return MaterializationRecord(
             asset_key=context.asset_key.to_user_string(),
             partition=context.asset_partition_key if context.has_asset_partitions else None,
@@ -161,14 +168,24 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             digest=digest,
             files=len(manifest.entries),
             size=manifest.size,
-            inputs=self._noted_inputs(context),
+            inputs=inputs,
             code_version=spec.code_version,
             run_id=context.run_id,
             step_key=context.step_key,
             recorded_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             previous=None,
             environment=environment(),
+            recipe=None if recipe is None else config_digest(recipe),
+            seeds={} if recipe is None else seeds(recipe),
+            packages=store.keep_packages(packages()),
+            started_at=self._started_at(context),
         )
+
+    def _started_at(self, context: dg.OutputContext) -> str | None:
+        """When Dagster began this step; None where its event log does not say."""
+        stats = context.step_context.instance.get_run_step_stats(context.run_id, [context.step_key])
+        moment = stats[0].start_time if stats else None
+        return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
     def _point_latest(self, record: MaterializationRecord, path: Path) -> None:
         line, stage = record.asset_key.split("/", 1)

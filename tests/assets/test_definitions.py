@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from assets.definitions import build_definitions
-from assets.line import STAGES
+from assets.line import OPTIONAL_STAGES, Line
 from resources.home import Home
 
 CHECKOUT = Path(__file__).parents[2]
@@ -31,12 +31,29 @@ def test_loading_the_code_location_does_not_import_torch():
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=CHECKOUT).strip() == "[]"
 
 
+STAGES = Line("any").stages
+
+
 def test_each_recipe_is_a_group_of_all_stages(tmp_path):
     graph = definitions(tmp_path, one=RECIPE, two=RECIPE).resolve_asset_graph()
     for line in ("one", "two", "studio"):
         keys = {key.path[1] for key in graph.get_all_asset_keys() if key.path[0] == line}
         assert keys == set(STAGES)
         assert {graph.get(dg.AssetKey([line, stage])).group_name for stage in STAGES} == {line}
+
+
+OPTIONAL = {
+    "clean_dataset": RECIPE.replace("dataset_name_or_path: d", "dataset_name_or_path: d, clean: {enabled: true}"),
+    "synthetic_dataset": RECIPE
+    + "synthetic: {enabled: true, teacher_backend: file, seed_prompts: [a], teacher_model: t, seed_file: ''}\n",
+}
+
+
+@pytest.mark.parametrize(("stage", "recipe"), OPTIONAL.items(), ids=OPTIONAL)
+def test_a_stage_that_the_recipe_asks_for_is_there(tmp_path, stage, recipe):
+    assert set(OPTIONAL) == set(OPTIONAL_STAGES)
+    graph = definitions(tmp_path, one=recipe).resolve_asset_graph()
+    assert {key.path[1] for key in graph.get_all_asset_keys() if key.path[0] == "one"} == {*STAGES, stage}
 
 
 def test_every_asset_has_a_description_kinds_and_a_code_version(tmp_path):
@@ -53,7 +70,7 @@ EDITS = {
     "learning rate": (
         "training: {}",
         "training: {learning_rate: 0.1}",
-        {"recipe", "tokenized_dataset", "fine_tuned_model"},
+        {"recipe", "fine_tuned_model"},  # tokens do not depend on it
     ),
     "gate policy": (
         "training: {}",

@@ -10,12 +10,12 @@ import dagster as dg
 import psutil
 import pytest
 
-from assets.line import STAGES
+from assets.line import STAGES, Line
 from forge_pipeline.annex_iv import verify_annex_iv_artifact
 from forge_pipeline.audit_log import read_entries, verify_audit_log
 from forge_pipeline.integrity import Digest, Manifest
 
-MADE = tuple(stage for stage in STAGES if stage != "released_model")
+MADE = tuple(stage for stage in Line("tiny").stages if stage != "released_model")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def events_of(deployment, line="tiny"):
 
 def test_the_line_runs_with_exit_code_0_and_makes_everything_but_a_release(finished):
     deployment, done = finished
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-9000:]
     assert tuple(events_of(deployment)) == MADE
     assert "not released" in done.stderr + done.stdout
 
@@ -279,7 +279,33 @@ def test_a_studio_job_is_a_partition_with_its_own_lineage(deployment):
         instance.add_dynamic_partitions("studio_jobs", ["job_a"])
     selection = "+key:studio/fine_tuned_model"
     done = deployment.materialize(selection, "--partition", "job_a")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     with deployment.instance as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey(["studio", "fine_tuned_model"]))
     assert event.asset_materialization.partition == "job_a"
+
+
+def test_a_line_that_cleans_audits_and_tokenizes_the_clean_rows(deployment):
+    with (deployment.root / "rows.jsonl").open("a") as file:
+        file.write(
+            '{"messages": [{"role": "user", "content": "key?"}, {"role": "assistant", "content": "ghp_'
+            + "a1B2" * 9
+            + '"}]}\n'
+        )
+    deployment.write_recipe("clean", data__clean={"enabled": True, "split_overlap": "keep"})
+    stages = ("recipe", "raw_dataset", "clean_dataset", "dataset_audit_report", "tokenized_dataset")
+    done = deployment.materialize(" or ".join(f"key:clean/{stage}" for stage in stages))
+    assert done.returncode == 0, done.stderr[-9000:]
+    digests = {stage: deployment.latest("clean", stage).metadata["forge/digest"].value for stage in stages}
+    entries = read_entries(str(deployment.root / "forge" / "audit_log" / "clean" / "audit_log.jsonl"))
+    inputs = {
+        entry.data["asset_key"]: entry.data["inputs"] for entry in entries if entry.event == "artifact.materialized"
+    }
+    assert inputs["clean/clean_dataset"]["clean/raw_dataset"] == digests["raw_dataset"]
+    for stage in ("dataset_audit_report", "tokenized_dataset"):
+        assert inputs[f"clean/{stage}"]["clean/clean_dataset"] == digests["clean_dataset"]
+        assert "clean/raw_dataset" not in inputs[f"clean/{stage}"]
+    store = deployment.root / "forge" / "store"
+    held = [path for path in store.rglob("*.parquet") if b"ghp_" in path.read_bytes()]
+    clean = Path(str(deployment.latest("clean", "clean_dataset").metadata["dagster/uri"].value))
+    assert not [path for path in held if path.is_relative_to(clean)]

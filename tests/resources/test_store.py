@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from forge_pipeline.errors import IntegrityError, StoreError
-from forge_pipeline.integrity import Digest, Manifest
-from resources.store import ArtifactStore
+from forge_pipeline.integrity import Digest, Manifest, report_to_json
+from resources.store import ArtifactStore, MaterializationRecord
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -103,3 +103,63 @@ def test_a_record_is_read_by_a_machine_that_did_not_write_it(tmp_path):
     url = f"file://{tmp_path / 'remote'}"
     digest = ArtifactStore(url, tmp_path / "one").append_record("line", lambda previous: {"previous": previous})
     assert ArtifactStore(url, tmp_path / "two").record("line", digest) == {"previous": None}
+
+
+RECORD = {
+    "asset_key": "line/model",
+    "partition": None,
+    "artifact_type": "ModelDirectory",
+    "digest": Digest.of(b"model"),
+    "files": 1,
+    "size": 2,
+    "inputs": {"line/data": Digest.of(b"data")},
+    "code_version": None,
+    "run_id": "run",
+    "step_key": "step",
+    "recorded_at": "2026-11-21T12:00:00+00:00",
+    "previous": None,
+    "environment": {"python": "3.11"},
+}
+
+
+def test_a_record_from_before_seeds_were_kept_is_read(store):
+    record = store.materialization("line", store.append_record("line", lambda previous: RECORD))
+    assert (record.recipe, record.seeds, record.packages, record.started_at) == (None, {}, None, None)
+    assert record.inputs == {"line/data": Digest.of(b"data")}
+
+
+def test_a_whole_record_comes_back_as_it_was_written(store):
+    record = MaterializationRecord(
+        **RECORD,
+        recipe=Digest.of(b"recipe"),
+        seeds={"training.seed": 42, "training.full_determinism": True},
+        packages=Digest.of(b"list"),
+        started_at="2026-11-21T11:00:00+00:00",
+    )
+    digest = store.append_record("line", lambda previous: report_to_json(record))
+    assert store.materialization("line", digest) == record
+    assert store.materialization("line", digest).seeds["training.full_determinism"] is True
+
+
+def test_what_is_no_record_is_not_taken_for_one(store):
+    digest = store.append_record("line", lambda previous: {"n": 1})
+    with pytest.raises(IntegrityError, match="is no materialization record"):
+        store.materialization("line", digest)
+
+
+def test_a_list_of_packages_is_kept_once(store, tmp_path):
+    first = store.keep_packages({"a": "1", "b": "2"})
+    assert store.keep_packages({"b": "2", "a": "1"}) == first
+    assert store.packages(first) == {"a": "1", "b": "2"}
+    (kept,) = (tmp_path / "store" / "records" / "package-lists").iterdir()
+    kept.write_text('{"a":"1"}')
+    with pytest.raises(IntegrityError, match="was changed after it was written"):
+        store.packages(first)
+    with pytest.raises(StoreError, match="there is no list of packages"):
+        store.packages(Digest.of(b"other"))
+
+
+def test_a_list_of_packages_is_read_by_another_machine(tmp_path):
+    url = f"file://{tmp_path / 'remote'}"
+    digest = ArtifactStore(url, tmp_path / "one").keep_packages({"a": "1"})
+    assert ArtifactStore(url, tmp_path / "two").packages(digest) == {"a": "1"}
