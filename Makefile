@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint ui studio benchmark-audit clean
+.PHONY: demo test check lint ui studio benchmark-audit benchmark-log clean
 
 ## Run the quickstart line: real data, a real base model, every stage, about five minutes on two cores.
 demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
@@ -43,6 +43,10 @@ studio: $(VENV)/.runtime
 ## BENCHMARK_ARGS="--quick --page build/benchmark/page.md" for a look.
 benchmark-audit: $(VENV)/.development $(PEER)/.installed
 	$(BIN)/python -m benchmarks.audit --peer $(PEER) $(BENCHMARK_ARGS)
+
+## Measure the audit log beside ForgeLM's, and what crashes and attacks do to it; writes docs/benchmarks/audit-log.md.
+benchmark-log: $(VENV)/.development $(PEER)/.installed
+	$(BIN)/python -m benchmarks.audit_log $(BENCHMARK_ARGS)
 
 # Its audit imports neither torch nor transformers, so they are left out; what it does import stands in the file.
 $(PEER)/.installed: benchmarks/peer-requirements.txt

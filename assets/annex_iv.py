@@ -104,6 +104,14 @@ def build_annex_iv_checks(line: Line) -> list[dg.AssetChecksDefinition]:
     ) -> Iterator[dg.AssetCheckResult]:
         graph = context.job_def.asset_layer.asset_graph
         found = reconcile_line(context.instance, audit_log, line.name, graph, running=context.run.run_id)
+        audit_log.log(
+            line.name,
+            context.run.run_id,
+            "history.reconciled",
+            passed=found.agrees,
+            anchor=found.anchor,
+            summary=found.summary,
+        )
         facts = {"history_agrees": (found.agrees, found.summary)}
         yield from report_checks(context, audit_log, line, "annex_iv_bundle", facts, subject=annex_iv_bundle.digest)
 

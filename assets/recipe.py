@@ -8,6 +8,7 @@ import dagster as dg
 from assets.checks import report_checks
 from assets.line import Line
 from forge_pipeline import config as config_package
+from forge_pipeline import erasure
 from forge_pipeline.config import ForgeConfig, config_digest, load_config, policy_digest, resolved
 from forge_pipeline.errors import ConfigError
 from resources.evidence import AuditLogResource
@@ -33,6 +34,7 @@ def build_recipe(line: Line) -> dg.AssetsDefinition:
         check_every_section_runs(line, config, file)
         deployment.check_persistent(context.instance)
         deployment.check_disk()
+        check_kept_no_longer_than_said(context, config, deployment)
         audit_log.log(
             line.name,
             context.run_id,
@@ -59,6 +61,22 @@ def build_recipe_checks(line: Line) -> dg.AssetChecksDefinition:
         )  # fmt: skip
 
     return recipe_checks
+
+
+def check_kept_no_longer_than_said(
+    context: dg.AssetExecutionContext, config: ForgeConfig, deployment: DeploymentResource
+) -> None:
+    """Act on `retention.enforce`: a warning, or no run, while data lies here for longer than the recipe allows.
+
+    Raises:
+        GateFailedError: Where the recipe says ``block_on_excess``; `forge retention --apply` clears the way.
+    """
+    if config.retention is None or config.retention.enforce == "log_only":
+        return
+    report = erasure.review(config, erasure.Places.of(deployment.home.root, recipes=(config,)))
+    if report.due:
+        context.log.warning(f"{len(report.due)} things are kept for longer than retention: allows; see forge retention")
+    erasure.check_retention(report)
 
 
 def check_loaded_recipe(line: Line, config: ForgeConfig, file: Path) -> None:

@@ -8,6 +8,7 @@ from forge_pipeline import release, training
 from forge_pipeline.annex_iv import AnnexIvBundle
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.dataset_audit import DatasetAudit
+from forge_pipeline.erasure import check_not_trained_on_erased
 from forge_pipeline.errors import AwaitingApprovalError, EvidenceError, GateFailedError
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
 from forge_pipeline.export import GgufModel
@@ -16,6 +17,7 @@ from forge_pipeline.models import ModelDirectory
 from forge_pipeline.release import ReleaseRecord
 from resources.evidence import AuditLogResource, RegistryResource
 from resources.reconciliation import reconcile_line
+from resources.settings import DeploymentResource
 
 
 def build_released_model(line: Line) -> dg.AssetsDefinition:
@@ -33,6 +35,7 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
         annex_iv_bundle: AnnexIvBundle,
         registry: RegistryResource,
         audit_log: AuditLogResource,
+        deployment: DeploymentResource,
     ) -> ReleaseRecord:
         """Verifies gates, digests, history and approvals itself, then moves the line's `released` alias.
 
@@ -44,6 +47,9 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
         check_history(context, audit_log, line)
         try:
             check_gates("release", audited, subject=fine_tuned_model.record.dataset_digest)
+            check_not_trained_on_erased(
+                deployment.home.root, fine_tuned_model.record.dataset_digest, fine_tuned_model.digest
+            )
             return release.promote(
                 recipe,
                 model=fine_tuned_model,

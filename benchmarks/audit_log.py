@@ -286,9 +286,9 @@ def _kills(found: Kills | None) -> str:
         return "Not measured: this needs fork."
     return (
         f"{found.kills:,} SIGKILLs among eight writers: {found.acknowledged:,} appends acknowledged, {found.lost} of "
-        f"them lost, {found.duplicates} numbers given twice or left out, {found.recovered} torn lines moved aside; the "
-        f"log of {found.entries:,} entries is {'valid' if found.valid else 'NOT VALID'}. A kill tears nothing: the "
-        "kernel finishes a write that has begun. Power loss does."
+        f"them lost, {found.duplicates} numbers given twice or left out; the log of {found.entries:,} entries is "
+        f"{'valid' if found.valid else 'NOT VALID'}. Torn lines moved aside: {found.recovered}; a kill seldom tears "
+        "one, which is why power loss is simulated below."
     )
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from forge_pipeline.audit_log import verify_audit_log as verify_audit_log
     from forge_pipeline.config import ForgeConfig as ForgeConfig
     from forge_pipeline.config import load_config as load_config
-    from forge_pipeline.data import prepare_dataset as prepare_dataset
     from forge_pipeline.dataset_audit import AuditReport as AuditReport
     from forge_pipeline.dataset_audit import Finding as Finding
     from forge_pipeline.dataset_audit import audit_dataset as audit_dataset
@@ -39,10 +38,12 @@ if TYPE_CHECKING:
     from forge_pipeline.export import verify_gguf as verify_gguf
     from forge_pipeline.models import get_model_and_tokenizer as get_model_and_tokenizer
     from forge_pipeline.models import setup_authentication as setup_authentication
+    from forge_pipeline.prepare import prepare_dataset as prepare_dataset
     from forge_pipeline.synthetic import SyntheticDataGenerator as SyntheticDataGenerator
     from forge_pipeline.trainer import ForgeTrainer as ForgeTrainer
     from forge_pipeline.trainer import TrainResult as TrainResult
     from forge_pipeline.training import manage_checkpoints as manage_checkpoints
+    from forge_pipeline.verification import verify_integrity as verify_integrity
     from forge_pipeline.webhook import WebhookNotifier as WebhookNotifier
 
 Tier = Literal["stable", "experimental"]
@@ -76,12 +77,13 @@ _EXPORTS: Final[dict[str, tuple[str, Tier]]] = {
     "manage_checkpoints": ("forge_pipeline.training", "experimental"),
     "mask_pii": ("forge_pipeline.dataset_audit", "stable"),
     "mask_secrets": ("forge_pipeline.dataset_audit", "stable"),
-    "prepare_dataset": ("forge_pipeline.data", "experimental"),
+    "prepare_dataset": ("forge_pipeline.prepare", "experimental"),
     "run_benchmark": ("forge_pipeline.evaluation", "experimental"),
     "setup_authentication": ("forge_pipeline.models", "experimental"),
     "verify_annex_iv_artifact": ("forge_pipeline.annex_iv", "stable"),
     "verify_audit_log": ("forge_pipeline.audit_log", "stable"),
     "verify_gguf": ("forge_pipeline.export", "stable"),
+    "verify_integrity": ("forge_pipeline.verification", "experimental"),
 }
 
 __all__ = ["__api_version__", "__version__", *sorted(_EXPORTS)]

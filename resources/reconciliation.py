@@ -63,12 +63,14 @@ class Reconciliation:
         checks: Check evaluations looked at.
         entries: Log entries that name an artefact or a verdict.
         discrepancies: In the order of asset keys.
+        anchor: The log's id, size and root that the history was compared with; empty for a log that does not verify.
     """
 
     events: int
     checks: int
     entries: int
     discrepancies: tuple[Discrepancy, ...] = field(default=())
+    anchor: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
@@ -130,7 +132,8 @@ def reconcile(
         for evaluation, run_id in _evaluations(instance, check):
             checks += 1
             found += _about_check(check, evaluation, run_id, log)
-    return Reconciliation(events, checks, len(log.artifacts) + len(log.verdicts), tuple(found))
+    entries = len(log.artifacts) + len(log.verdicts)
+    return Reconciliation(events, checks, entries, tuple(found), log.anchor)
 
 
 def reconcile_line(
@@ -167,6 +170,11 @@ class _Log:
                 about = (entry.data["asset_key"], entry.data["check"], entry.run_id)
                 verdicts.setdefault(about, []).append(entry)
         return cls(log_id, artifacts, {about: tuple(each) for about, each in verdicts.items()}, roots)
+
+    @property
+    def anchor(self) -> Mapping[str, Any]:
+        size = len(self.roots) - 1
+        return {"log_id": self.log_id, "size": size, "root": f"sha256:{self.roots[size].hex()}"}
 
     def anchors(self, metadata: Mapping[str, Any], entry: Entry) -> bool:
         """Whether `metadata` holds this log's root at a size that includes `entry`."""

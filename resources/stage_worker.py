@@ -38,10 +38,11 @@ def synthesize(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, pr
 
 
 def ingest(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
-    from forge_pipeline import data, dataset_audit, models
+    from forge_pipeline import data, dataset_audit, erasure, models
 
     group_rows, count_tokens = dataset_audit.row_grouping(config), models.token_counter(config)
     taught = inputs.get("synthetic_dataset")
+    denied = erasure.DenyList.of_home(models.forge_home()).reader()
     return data.ingest(
         config,
         output_dir,
@@ -49,6 +50,7 @@ def ingest(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progre
         group_rows=group_rows,
         count_tokens=count_tokens,
         synthetic=SyntheticDataset.open(taught).rows_file if taught else None,
+        refused=(lambda row: bool(denied.matches(row))) if denied else None,
     )
 
 

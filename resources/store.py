@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from forge_pipeline.audit_log.locking import exclusive
+from forge_pipeline.erasure import read_tombstone
 from forge_pipeline.errors import IntegrityError, StoreError
 from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, canonical_json, json_digest, loads_strict
 from forge_pipeline.integrity.atomic import publish_directory, write_file
@@ -92,6 +93,8 @@ class ArtifactStore:
         destination = self.path(manifest.digest)
         try:
             if destination.exists():
+                if erased := read_tombstone(destination):
+                    raise StoreError(f"{manifest.digest} is not stored again: it {erased.words}")
                 if directory != destination:
                     shutil.rmtree(directory)
             else:
@@ -115,6 +118,8 @@ class ArtifactStore:
             self._remote.download(digest, path)
         if not path.is_dir():
             raise StoreError(f"{digest} is not in the artefact store {self._local}; materialize the asset again")
+        if erased := read_tombstone(path):
+            raise StoreError(f"{digest} {erased.words}")
         actual = Manifest.of_directory(path).digest
         if actual != digest:
             raise IntegrityError(

@@ -18,28 +18,37 @@ from forge_pipeline.audit_log.reading import (
     prove_inclusion,
     read_entries,
 )
+from forge_pipeline.audit_log.rfc3161 import TimestampResult, timestamp, verify_timestamp
 from forge_pipeline.audit_log.settings import AuditSettings
-from forge_pipeline.audit_log.verify import FailureKind, VerifyResult, verify_audit_log
+from forge_pipeline.audit_log.vault import VAULT_FILE, Opening, Vault
+from forge_pipeline.audit_log.verify import Check, FailureKind, VerifyResult, verify_audit_log
 from forge_pipeline.audit_log.writer import LOG_FILE, AuditLogger
 
 __all__ = [
     "CATALOGUE",
     "LOG_FILE",
+    "VAULT_FILE",
     "Anchor",
     "AuditLogger",
     "AuditSettings",
+    "Check",
     "Checkpoint",
     "ConsistencyProof",
     "Entry",
     "EventType",
     "FailureKind",
     "InclusionProof",
+    "Opening",
     "Receipt",
+    "TimestampResult",
+    "Vault",
     "VerifyResult",
     "catalogue_markdown",
     "iter_entries",
     "prove_consistency",
     "prove_inclusion",
     "read_entries",
+    "timestamp",
     "verify_audit_log",
+    "verify_timestamp",
 ]

@@ -7,6 +7,7 @@ under ``audit.``, which belongs to the log itself.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from forge_pipeline.audit_log.entry import RESERVED_NAMES, is_event_name
@@ -19,6 +20,7 @@ RECOVERED = "audit.recovered"
 KEYS_ADDED = "audit.keys_added"
 RUN_CLOSED = "run.closed"
 OWN_PREFIX = "audit."
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class EventType:
         emitted_by: The stage or component that appends it.
         article: Where in Regulation (EU) 2024/1689 (or the GDPR) evidence of this kind is asked for.
         description: When it is appended and what it says, in one sentence.
+        personal: Fields about a person, which may stand in the vault only (``log_event(personal=...)``).
     """
 
     name: str
@@ -38,6 +41,7 @@ class EventType:
     emitted_by: str
     article: str
     description: str = field(compare=False)
+    personal: tuple[str, ...] = ()
 
 
 _ROWS: tuple[EventType, ...] = (
@@ -98,6 +102,7 @@ _ROWS: tuple[EventType, ...] = (
             "verdict": "string",
             "outcome": "string",
             "subject": "digest",
+            "policy_digest": "digest",
             "reason": "string",
         },
         "every stage with gates",
@@ -210,12 +215,23 @@ _ROWS: tuple[EventType, ...] = (
         "erasure",
         "GDPR 17",
         "Erasure of a person's data was asked for.",
+        personal=("target_id", "justification"),
     ),
     EventType(
-        "data.erasure_completed", {"target_kind": "string"}, "erasure", "GDPR 17", "The erasure was carried out."
+        "data.erasure_completed",
+        {"target_kind": "string"},
+        "erasure",
+        "GDPR 17",
+        "The erasure was carried out.",
+        personal=("target_id", "justification"),
     ),
     EventType(
-        "data.erasure_failed", {"error": "string"}, "erasure", "GDPR 17", "The erasure could not be carried out."
+        "data.erasure_failed",
+        {"error": "string"},
+        "erasure",
+        "GDPR 17",
+        "The erasure could not be carried out.",
+        personal=("target_id", "justification"),
     ),
     EventType(
         "data.erasure_warning_memorisation",
@@ -230,24 +246,68 @@ _ROWS: tuple[EventType, ...] = (
         "find-subject",
         "GDPR 15",
         "A person's data was searched for; only digests and counts are logged.",
+        personal=("query", "identifier"),
+    ),
+    EventType(
+        "model.trained_on_erased_data",
+        {"subject": "digest", "asset_key": "string"},
+        "erasure",
+        "GDPR 17, 10(2)",
+        "This model was made from data that was erased since; it is not released again before it is retrained.",
+    ),
+    EventType(
+        "retention.purged",
+        {"target_kind": "string", "count": "integer"},
+        "retention",
+        "18(1), 19(1), GDPR 5(1)(e)",
+        "What was older than its retention period was deleted; digests of it are kept.",
+    ),
+    EventType(
+        "history.reconciled",
+        {"passed": "boolean", "anchor": "object"},
+        "reconciliation",
+        "12(1), 15(5)",
+        "The log was compared with the orchestrator's history, up to this log id, size and root.",
+    ),
+    EventType(
+        "bundle.attested",
+        {"subject": "digest", "predicate_type": "string", "envelope_digest": "digest"},
+        "attestation",
+        "11(1), 18(1)",
+        "A statement about exactly these bytes was signed; the envelope is in the bundle.",
+    ),
+    EventType(
+        "webhook.delivered",
+        {"notified_event": "string", "payload_digest": "digest"},
+        "webhook",
+        "17(1)(m)",
+        "A notification was taken by the receiver; the log does not hold its address, which may be a secret.",
+    ),
+    EventType(
+        "webhook.failed",
+        {"notified_event": "string", "payload_digest": "digest", "reason": "string"},
+        "webhook",
+        "17(1)(m)",
+        "A notification was given up after its last attempt.",
     ),
 )
 
 CATALOGUE: Mapping[str, EventType] = {row.name: row for row in _ROWS}
 
 
-def check_event(event: str, fields: Mapping[str, Any]) -> None:
+def check_event(event: str, fields: Mapping[str, Any], personal: Mapping[str, str] = NO_FIELDS) -> None:
     """Refuse an event that may not be appended by a caller.
 
     Raises:
         ValueError: The name is not dotted or belongs to the log, a field takes an envelope
-            member's name, or a field that the catalogue requires is missing or of another kind.
+            member's name, a field that the catalogue requires is missing or of another kind, one
+            that it calls personal is given in clear, or a personal field is given twice or is not text.
     """
     if not isinstance(event, str) or not is_event_name(event):
         raise ValueError(f"{event!r} is not an event name; expected dotted words such as 'training.started'")
     if event.startswith(OWN_PREFIX):
         raise ValueError(f"event {event!r}: names under {OWN_PREFIX!r} are appended by the log itself")
-    taken = sorted(RESERVED_NAMES & fields.keys())
+    taken = sorted(RESERVED_NAMES & (fields.keys() | personal.keys()))
     if taken:
         raise ValueError(f"event {event!r}: {', '.join(taken)} belong to the entry's envelope; rename the field")
     known = CATALOGUE.get(event)
@@ -257,6 +317,13 @@ def check_event(event: str, fields: Mapping[str, Any]) -> None:
         else f"field {name!r} is not {_article(kind)}: {fields[name]!r}"
         for name, kind in (known.required if known else {}).items()
         if name not in fields or not _is_kind(fields[name], kind)
+    ]
+    in_clear = sorted(fields.keys() & (known.personal if known else ()))
+    problems += [f"field {name!r} is about a person; pass it as personal={{{name!r}: ...}}" for name in in_clear]
+    problems += [
+        f"personal field {name!r} is not a name for a string, or is a field too"
+        for name, value in personal.items()
+        if not isinstance(name, str) or not name or not isinstance(value, str) or name in fields
     ]
     if problems:
         raise ValueError(f"event {event!r}: {'; '.join(problems)}")
@@ -297,6 +364,8 @@ def catalogue_markdown() -> str:
     """The catalogue as a Markdown table, for the documentation."""
     lines = ["| event | required fields | emitted by | article | what it says |", "|---|---|---|---|---|"]
     for row in _ROWS:
-        fields = ", ".join(f"`{name}` ({kind})" for name, kind in row.required.items()) or "none"
+        named = [f"`{name}` ({kind})" for name, kind in row.required.items()]
+        named += [f"`{name}` (personal: in the vault only, not required)" for name in row.personal]
+        fields = ", ".join(named) or "none"
         lines.append(f"| `{row.name}` | {fields} | {row.emitted_by} | {row.article} | {row.description} |")
     return "\n".join(lines) + "\n"

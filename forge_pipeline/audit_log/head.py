@@ -69,11 +69,15 @@ class Head:
             return replace(self, keys=Fingerprints.from_json(entry.data.get("keys")))
         return self
 
+    def keys_for(self, entry: Entry) -> Fingerprints:
+        """Fingerprints of the keys that `entry`, if it is the next, must be authenticated with."""
+        return self._marked(entry).keys
+
     def is_followed_by(self, line: bytes, keys: LogKeys) -> bool:
         """Whether `line` (no line feed) is a whole entry that this log's writer made next."""
         try:
             entry = Entry.parse(line)
-            in_force = self._marked(entry).keys
+            in_force = self.keys_for(entry)
         except ValueError:
             return False
         return (

@@ -100,11 +100,11 @@ class LogKeys:
             None if self.public is None else public_key_fingerprint(self.public),
         )
 
-    def authenticate(self, entry: Entry) -> Entry:
-        """`entry` with the tag and the signature that these keys give."""
-        if self.hmac is not None:
+    def authenticate(self, entry: Entry, in_force: Fingerprints | None = None) -> Entry:
+        """`entry` with the tag and the signature that these keys give, of the kinds `in_force` (None: of all)."""
+        if self.hmac is not None and (in_force is None or in_force.hmac is not None):
             entry = replace(entry, hmac=self.hmac.tag(_ENTRY_CONTEXT + entry.bytes_to_tag()).hex())
-        if self.private is not None:
+        if self.private is not None and (in_force is None or in_force.ed25519 is not None):
             signature = self.private.sign(_ENTRY_CONTEXT + entry.bytes_to_sign())
             entry = replace(entry, sig=base64.b64encode(signature).decode())
         return entry

@@ -3,41 +3,88 @@
 The operating system drops it when its holder ends, however that ends. Where neither
 exists, or the file system refuses locks, writing is refused: two writers without a
 lock would fork the chain.
+
+The Windows half runs in the tests against a stand-in for `msvcrt` that keeps the rules of
+its documentation; on a Windows machine it has not been run.
 """
 
+import errno
 import os
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
 from forge_pipeline.errors import EvidenceError
 
-if sys.platform == "win32":
-    import msvcrt
+_POLL = 0.01  # seconds between tries where the operating system does not wait by itself
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK, getattr(errno, "EDEADLOCK", errno.EDEADLK))
 
-    def _lock(fd: int, *, shared: bool) -> None:
-        while True:  # LK_NBLCK, because LK_LOCK gives up after ten tries
+
+class Locks(Protocol):
+    """What an operating system offers for one open file."""
+
+    def lock(self, fd: int, *, shared: bool) -> None:
+        """Wait for the lock; raises OSError where there are no locks."""
+
+    def unlock(self, fd: int) -> None: ...
+
+
+class PosixLocks:
+    """flock(2): readers share, a writer waits for all; the kernel wakes whoever waits."""
+
+    def __init__(self, fcntl: ModuleType) -> None:
+        self._fcntl: Any = fcntl
+
+    def lock(self, fd: int, *, shared: bool) -> None:
+        self._fcntl.flock(fd, self._fcntl.LOCK_SH if shared else self._fcntl.LOCK_EX)
+
+    def unlock(self, fd: int) -> None:
+        self._fcntl.flock(fd, self._fcntl.LOCK_UN)
+
+
+class WindowsLocks:
+    """msvcrt.locking on the file's first byte, which need not exist. There is no shared lock: readers take turns.
+
+    LK_NBLCK in a loop, because LK_LOCK gives up after ten tries. Windows says EACCES where
+    another process holds the lock.
+    """
+
+    def __init__(self, msvcrt: ModuleType, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._msvcrt: Any = msvcrt
+        self._sleep = sleep
+
+    def lock(self, fd: int, *, shared: bool) -> None:
+        while True:
+            os.lseek(fd, 0, os.SEEK_SET)  # the region begins where the file stands
             try:
-                os.lseek(fd, 0, os.SEEK_SET)
-                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+                self._msvcrt.locking(fd, self._msvcrt.LK_NBLCK, 1)
+            except OSError as error:
+                if error.errno not in _HELD:
+                    raise
+                self._sleep(_POLL)
+            else:
                 return
-            except PermissionError:
-                time.sleep(0.01)
 
-    def _unlock(fd: int) -> None:
+    def unlock(self, fd: int) -> None:
         os.lseek(fd, 0, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+        self._msvcrt.locking(fd, self._msvcrt.LK_UNLCK, 1)
 
-else:
-    import fcntl
 
-    def _lock(fd: int, *, shared: bool) -> None:
-        fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+def system_locks() -> Locks:
+    """The locks of the operating system that this runs on."""
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
 
-    def _unlock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        return WindowsLocks(msvcrt)
+    return PosixLocks(fcntl)
+
+
+_LOCKS = system_locks()
 
 
 @contextmanager
@@ -54,7 +101,7 @@ def exclusive(path: Path) -> Iterator[None]:
             error.errno, f"cannot open the audit log's lock file: {error.strerror}", str(path)
         ) from error
     try:
-        _lock(fd, shared=False)
+        _LOCKS.lock(fd, shared=False)
     except OSError as error:
         _release(fd)
         raise EvidenceError(
@@ -72,7 +119,7 @@ def shared_if_possible(path: Path) -> Iterator[None]:
     fd = None
     with suppress(OSError):
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        _lock(fd, shared=True)
+        _LOCKS.lock(fd, shared=True)
     try:
         yield
     finally:
@@ -83,6 +130,6 @@ def shared_if_possible(path: Path) -> Iterator[None]:
 def _release(fd: int) -> None:
     """Unlock and close; what fails here cannot undo what was done under the lock."""
     with suppress(OSError):
-        _unlock(fd)
+        _LOCKS.unlock(fd)
     with suppress(OSError):
         os.close(fd)

@@ -11,6 +11,8 @@ The rules, in the order in which an append keeps them:
 * One ``write(2)`` for the whole line, fsync, then the checkpoint beside it is replaced
   and fsynced. If any of it fails the line is taken back, and OSError is raised; the
   next append starts from a whole log. Returning normally means: it is on the disk.
+* What is personal goes into the vault beside the log, and is on the disk there before the line
+  that commits to it (see `vault`).
 * A new log appears whole: first its checkpoint, then the file with its first entry,
   so a log without a checkpoint is never the work of a crash.
 """
@@ -20,7 +22,9 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 from forge_pipeline.audit_log import events
@@ -31,12 +35,14 @@ from forge_pipeline.audit_log.head import Head, read_head
 from forge_pipeline.audit_log.keys import LogKeys
 from forge_pipeline.audit_log.locking import exclusive
 from forge_pipeline.audit_log.settings import SECRET_VARIABLE, SIGNING_KEY_VARIABLE, AuditSettings
+from forge_pipeline.audit_log.vault import VAULT_FILE, Opening, Vault, commitments
 from forge_pipeline.errors import EvidenceError
 from forge_pipeline.integrity import Digest, atomic
 
 LOG_FILE = "audit_log.jsonl"
 LOCK_SUFFIX = ".lock"
 FORMAT_NAME = "forge-pipeline audit log v1"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _O_BINARY: int = getattr(os, "O_BINARY", 0)
 
 
@@ -86,6 +92,8 @@ class AuditLogger:
         self._log_path = directory / LOG_FILE
         self._checkpoint_path = directory / (LOG_FILE + CHECKPOINT_SUFFIX)
         self._lock_path = directory / (LOG_FILE + LOCK_SUFFIX)
+        self._vault = Vault(directory / VAULT_FILE)
+        self._vault_version: bytes | None = None  # the vault as it was last tidied
         self._settings = settings
         self._run = {**run, "run_id": run_id or f"run-{uuid.uuid4().hex[:12]}"}
         if not all(isinstance(value, str) and value for value in self._run.values()):
@@ -101,7 +109,7 @@ class AuditLogger:
             _raise_evidence_error(error, "cannot make the audit log's directory", directory)
         with self._exclusively():
             self._remove_leftovers()
-            self._current_head()
+            self._tidy_vault(self._current_head())
 
     @property
     def log_path(self) -> Path:
@@ -111,29 +119,36 @@ class AuditLogger:
     def run_id(self) -> str:
         return self._run["run_id"]
 
-    def log_event(self, event: str, **fields: Any) -> None:
+    @property
+    def vault(self) -> Vault:
+        """Where the personal values lie that entries commit to."""
+        return self._vault
+
+    def log_event(self, event: str, *, personal: Mapping[str, str] | None = None, **fields: Any) -> None:
         """Append an event; on return it is on the disk.
 
         Args:
             event: A name of the catalogue (`events.CATALOGUE`), or a dotted name of your own.
+            personal: Fields about a person: the entry commits to their values, which are kept in the
+                vault beside the log and can be erased there.
             fields: JSON values; the catalogue's required fields must be there.
 
         Raises:
             ValueError: The event may not be appended as it is; nothing was written.
             EvidenceError: (an OSError) it could not be written; the log is as it was.
         """
-        self.append(event, fields)
+        self.append(event, fields, personal=personal)
 
-    def append(self, event: str, fields: Mapping[str, Any]) -> Receipt:
+    def append(self, event: str, fields: Mapping[str, Any], *, personal: Mapping[str, str] | None = None) -> Receipt:
         """`log_event`, giving the entry's number and hash and the log's state with it as last entry."""
-        events.check_event(event, fields)
+        events.check_event(event, fields, personal or {})
         with self._exclusively():
             head = self._current_head()
             if self.run_id in head.closed_runs:
                 raise ValueError(
                     f"run {self.run_id!r} was closed in {self._log_path}; log further events under another run"
                 )
-            after = self._append(head, event, fields)
+            after = self._append(head, event, fields, personal or {})
         return Receipt(after.tree.size - 1, as_digest(after.last), after.anchor)
 
     def anchor(self) -> Anchor:
@@ -231,20 +246,50 @@ class AuditLogger:
         fields = {"torn_bytes": len(tail), "torn_digest": digest, "torn_file": torn.name}
         return self._append(head, events.RECOVERED, fields)
 
-    def _append(self, head: Head, event: str, fields: Mapping[str, Any]) -> Head:
-        draft = self._entry(head.log_id, head.tree.size, as_digest(head.last), event, fields)
+    def _append(self, head: Head, event: str, fields: Mapping[str, Any], personal: Mapping[str, str] = NOTHING) -> Head:
+        seq = head.tree.size
+        openings = {name: Opening.draw(head.log_id, seq, name, value) for name, value in personal.items()}
+        draft = self._entry(head.log_id, seq, as_digest(head.last), event, fields)
+        draft = replace(draft, commit=commitments(openings))
         # Read back, so that what is signed cannot change under us and what is written can be read.
-        entry = self._keys(head.log_id).authenticate(Entry.parse(draft.to_bytes()))
+        entry = Entry.parse(draft.to_bytes())
+        # A key that is still to be added must not sign what is written before: the note of a recovery.
+        entry = self._keys(head.log_id).authenticate(entry, head.keys_for(entry))
         line = entry.to_bytes() + b"\n"
         after = head.then(line, entry)
-        self._write_line(head, line)
+        self._tidy_vault(head)
         try:
-            self._write_checkpoint(after)
+            if openings:
+                self._vault.add(list(openings.values()))
+            self._write_line(head, line)
+            try:
+                self._write_checkpoint(after)
+            except BaseException:
+                self._take_back(head, after)
+                raise
         except BaseException:
-            self._take_back(head, after)
+            if openings:
+                self._take_back_openings(head)
             raise
         self._remember(after)
+        if openings:
+            self._vault_version = self._vault.version
         return after
+
+    def _tidy_vault(self, head: Head) -> None:
+        """Remove the openings of entries that were never written, if anybody was at the vault since the last time."""
+        version = self._vault.version
+        if version != self._vault_version:
+            self._vault.remove_unwritten(head.log_id, head.tree.size)
+            self._vault_version = self._vault.version
+
+    def _take_back_openings(self, head: Head) -> None:
+        """Remove openings whose line is not there. Where that is not sure, the next append does it."""
+        self._vault_version = None
+        with suppress(OSError, ValueError):
+            checkpoint = Checkpoint.parse(self._checkpoint_path.read_text(encoding="utf-8"))
+            if checkpoint.anchor == head.anchor and self._log_path.stat().st_size == head.end:
+                self._vault.remove_unwritten(head.log_id, head.tree.size)
 
     def _entry(self, log_id: str, seq: int, prev: Digest | None, event: str, fields: Mapping[str, Any]) -> Entry:
         moment, actor = timestamp(self._settings.clock()), {"operator": self._settings.operator}

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "quickstart": "write the quickstart recipe to a new file",
     "doctor": "check this machine: Python, libraries, settings, disk",
     "train": "run a recipe: fine-tune, evaluate, gate",
+    "synthesize": "have a teacher model write training rows",
     "audit": "look over a dataset: personal data, secrets, duplicates, overlap",
     "export": "write a fine-tuned model as GGUF files",
     "chat": "talk to a fine-tuned model or a GGUF file",
@@ -27,6 +28,9 @@ COMMANDS: dict[str, str] = {
     "approvals": "list releases that wait for people",
     "approve": "approve a release",
     "reject": "reject a release",
+    "find-subject": "find a person's data",
+    "erase": "erase a person's data, and name the models trained on it",
+    "retention": "list, and delete, what is past its retention period",
     "serve": "serve the REST API and the web studio",
 }
 
@@ -52,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, words in COMMANDS.items():
-        module = import_module(f"forge_pipeline.cli.commands.{name}")
+        module = import_module(f"forge_pipeline.cli.commands.{name.replace('-', '_')}")
         command = subparsers.add_parser(name, help=words, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

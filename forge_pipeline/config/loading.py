@@ -46,6 +46,19 @@ def config_digest(config: ForgeConfig) -> Digest:
     return json_digest(resolved(config))
 
 
+def policy_digest(config: ForgeConfig) -> Digest:
+    """Digest of what the recipe fixes about its gates: thresholds, test sets, and who must agree to a release."""
+    values = resolved(config)
+    return json_digest(
+        {
+            "data.audit": values["data"]["audit"],
+            "evaluation": values["evaluation"],
+            "export.fidelity": values["export"]["fidelity"],
+            "release": values["release"],
+        }
+    )
+
+
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")

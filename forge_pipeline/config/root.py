@@ -42,7 +42,6 @@ _NOT_BUILT_YET = {
     "merge.enabled": False,
     "pipeline": None,
     "monitoring.enabled": False,
-    "retention.enforce": "log_only",
 }
 
 

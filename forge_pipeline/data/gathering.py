@@ -7,7 +7,7 @@ source, and the first of them kept with the reason.
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 REPORTED_SKIPS = 100
 _MOST_BROKEN = 0.1  # of a source's rows
 _MOST_COLUMNS = 1000  # of all rows together; more is a map with rows for keys, not a table
+_REFUSED = "holds data of a person whose erasure was carried out (the deployment's deny-list)"
 _REPORT_EVERY = 5000  # rows
 
 
@@ -110,7 +111,15 @@ class Gathered:
         shapes: The layouts seen, in order of first appearance.
     """
 
-    def __init__(self, sources: Sequence[Source], scratch: Path, *, seed: int, with_texts: bool) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        scratch: Path,
+        *,
+        seed: int,
+        with_texts: bool,
+        refused: Callable[[str], bool] | None = None,
+    ) -> None:
         self.sources = tuple(sources)
         self.read: list[int] = []
         self.skips = [0] * len(sources)
@@ -121,6 +130,7 @@ class Gathered:
         self._parts: list[tuple[int, Part]] = []  # with the number of the source
         self._skipped: list[list[SkippedAt]] = [[] for _ in sources]  # the first ones of each source
         self._salt = f"split {seed}"
+        self._refused = refused
         self._columns: set[str] = set()
 
     def read_all(self, clean_text: bool, progress: Report) -> None:
@@ -154,6 +164,9 @@ class Gathered:
                 example = example_of(row)
             except RowError as error:
                 self._skip(item.line, str(error))
+                continue
+            if self._refused is not None and self._refused(to_json(row)):
+                self._skip(item.line, _REFUSED)
             else:
                 self._keep(item.line, row, example)
 

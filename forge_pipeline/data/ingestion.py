@@ -7,7 +7,7 @@ the order of reading; their text changes only where the recipe says `clean_text`
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ def ingest(
     group_rows: GroupRows | None = None,
     count_tokens: CountTokens | None = None,
     synthetic: Path | None = None,
+    refused: Callable[[str], bool] | None = None,
 ) -> RawDataset:
     """Read the datasets of `config.data` and publish them as one raw dataset.
 
@@ -57,6 +58,7 @@ def ingest(
         count_tokens: Length of a text in tokens of the recipe's tokenizer, for documents that are cut into rows.
         synthetic: Rows that the recipe's teacher wrote (``rows.jsonl`` of a `SyntheticDataset`), read as one more
             dataset after the others, of category ``synthetic``.
+        refused: Whether a row, given as JSON text, must not be taken, such as one that names an erased person.
 
     Raises:
         ConfigError: The recipe weighs its datasets, but not the teacher's rows.
@@ -68,7 +70,7 @@ def ingest(
         group_rows = None
     with publishing(output_dir) as staging, _scratch(output_dir) as scratch:
         sources = list(_sources(config, scratch, count_tokens, synthetic))
-        rows = Gathered(sources, scratch, seed=data.split.seed, with_texts=group_rows is not None)
+        rows = Gathered(sources, scratch, seed=data.split.seed, with_texts=group_rows is not None, refused=refused)
         rows.read_all(data.clean_text, progress)
         detection = rows.detect()
         selection = Selection(rows, rows.keep_family(detection))

@@ -7,6 +7,7 @@ from forge_pipeline._lazy import attributes
 if TYPE_CHECKING:
     from forge_pipeline.dataset_audit.artifacts import DatasetAudit
     from forge_pipeline.dataset_audit.cleaning import CleaningReport, clean, cleaning_report
+    from forge_pipeline.dataset_audit.deduplicated import DeduplicationReport, deduplicate
     from forge_pipeline.dataset_audit.finding import Finding, RowFinding
     from forge_pipeline.dataset_audit.grouping import near_duplicate_groups, row_grouping
     from forge_pipeline.dataset_audit.minhash import compute_minhash
@@ -21,6 +22,7 @@ _EXPORTS = {
     "AuditReport": "report",
     "CleaningReport": "cleaning",
     "DatasetAudit": "artifacts",
+    "DeduplicationReport": "deduplicated",
     "Finding": "finding",
     "RowFinding": "finding",
     "audit_dataset": "run",
@@ -29,6 +31,7 @@ _EXPORTS = {
     "cleaning_report": "cleaning",
     "compute_minhash": "minhash",
     "compute_simhash": "simhash",
+    "deduplicate": "deduplicated",
     "detect_pii": "pii",
     "detect_secrets": "secret_scan",
     "find_pii": "pii",
@@ -43,6 +46,7 @@ __all__ = [
     "AuditReport",
     "CleaningReport",
     "DatasetAudit",
+    "DeduplicationReport",
     "Finding",
     "RowFinding",
     "audit_dataset",
@@ -51,6 +55,7 @@ __all__ = [
     "cleaning_report",
     "compute_minhash",
     "compute_simhash",
+    "deduplicate",
     "detect_pii",
     "detect_secrets",
     "find_pii",

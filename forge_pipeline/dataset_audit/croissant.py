@@ -123,7 +123,7 @@ def declared(
             f"{step.name}: {step.rows_in} rows in, {step.rows_out} rows out" for step in provenance.transformations
         ],
         "rai:dataCollectionRawData": [
-            f"{source.uri} ({source.category}; licence {source.license or 'not declared'}; {source.rows_read} rows read)"
+            f"{source.uri} ({source.category}; licence {source.license or 'not declared'}; {source.rows_read} rows)"
             for source in provenance.sources
         ],
         "rai:personalSensitiveInformation": [

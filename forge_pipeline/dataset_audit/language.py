@@ -42,9 +42,9 @@ CODES: tuple[str, ...] = (
 """What can be answered: ``unknown``, then ISO 639-1 codes, or Wikipedia's where ISO has none of two letters."""
 
 LEAST_PROBABILITY = 0.25
-FIRST_BYTES = 128
+FIRST_BYTES = 96
 """A row is judged by its first words, up to the one that reaches this many bytes, where they leave little doubt."""
-CONFIDENT = 0.9
+CONFIDENT = 0.8
 """The probability that leaves little doubt; below it, words up to `PROSE_BYTES` are asked too."""
 PROSE_BYTES = 384
 """More words than these do not change the answer."""

@@ -77,7 +77,7 @@ class ShardScan:
         blank: Rows whose text is empty or white space.
         lengths: Characters of each row's text; shape (rows,).
         languages: Index into `language.CODES` of each row's language; shape (rows,).
-        quality: Number of rows that fail each heuristic; ``flagged`` those that fail any.
+        quality: Number of rows that fail each filter; ``flagged`` those that fail a basic one.
         parse_errors, decode_errors, non_object_rows: As in `reading.Block`.
         finding_counts: Findings by category, and whether they are documented placeholders.
         findings: One row a finding, as `FINDINGS` says: by row, in a row by column.
@@ -197,9 +197,11 @@ def _without_rows(block: Block) -> Block:
 
 
 def _quality(texts: pa.LargeStringArray, compiled: bool) -> Counter[str]:
-    masks = quality.quality_masks(texts, compiled=compiled)
+    """Rows by failed filter. Only the basic ones flag a row: chat turns are no web documents, and trip the others."""
+    masks = quality.quality_masks(texts, families=tuple(quality.FAMILIES), compiled=compiled)
     failed = {reason: int((masks >> np.uint32(bit) & np.uint32(1)).sum()) for bit, reason in enumerate(quality.REASONS)}
-    return Counter({**failed, "flagged": int(np.count_nonzero(masks))})
+    basic = np.uint32((1 << len(quality.FAMILIES["basic"])) - 1)
+    return Counter({**failed, "flagged": int(np.count_nonzero(masks & basic))})
 
 
 @cache

@@ -33,8 +33,9 @@ _PEM_REACH = 65_536  # characters in which the END line of a key is looked for
 
 _STAND_IN_WORDS = Gate(
     r"(?i)example|sample|placeholder|change.?me|redacted|insert|replace|\*\*\*|\.\.\.|goes[-_]here|api[-_]key"
-    r"|(?-i:xxxxx|XXXXX)|(?:^|[^a-z0-9])(?:your|fake|dummy)|0123456789|123456789|abcdefgh"
+    r"|(?-i:xxxxx|XXXXX)|(?:^|[^a-z0-9])(?:your|fake|dummy)"
 )
+_SEQUENCE = re.compile(r"(?i)0123456789|123456789|abcdefgh")
 _REPEATED = re.compile(r"(.)\1{7}")
 _WORD = re.compile(
     r"[A-Z]?[a-z]{1,14}[0-9]{0,3}|[A-Z]{1,14}[0-9]{0,3}|v?[0-9]{1,4}|(?:[A-Z][a-z]{1,14}|[a-z]{2,14}){1,4}"
@@ -58,8 +59,11 @@ _EXAMPLES = re.compile(
 )
 
 
-def is_stand_in(value: str) -> bool:
+def is_stand_in(value: str, *, prefixed: bool = False) -> bool:
     """Whether `value` stands where a secret would, rather than being one.
+
+    A run of the alphabet or of digits is one too, but where a vendor's own letters begin the value: a key of exactly
+    that form is reported, whoever made it up.
 
     >>> is_stand_in("your-api-key-goes-here"), is_stand_in("x" * 36), is_stand_in("learn-compatible-estimator")
     (True, True, True)
@@ -69,6 +73,7 @@ def is_stand_in(value: str) -> bool:
     data = value.encode()
     return (
         not value
+        or (not prefixed and _SEQUENCE.search(value) is not None)
         or _STAND_IN_WORDS.first(data, 0, len(data)) >= 0
         or _BLANKED.fullmatch(value) is not None
         or (len(set(value)) < 20 and _REPEATED.search(value) is not None)
@@ -119,7 +124,7 @@ def _is_example(value: str) -> bool:
 _B = r"[A-Za-z0-9_-]"
 
 
-def _own(family: str, literal: str, body: str, *, min_entropy: float = 2.5) -> PrefixedRule:
+def _own(family: str, literal: str, body: str, *, min_entropy: float = 1.9) -> PrefixedRule:
     return PrefixedRule(family, literal, re.escape(literal) + body, min_entropy)
 
 
@@ -212,7 +217,7 @@ def _is_key(rule: PrefixedRule, value: str, before: str) -> bool:
 @lru_cache(maxsize=8)  # a key after its name is looked at twice
 def _is_drawn(value: str, literal: int, least: float, in_capitals: bool) -> bool:
     body = value[literal:]
-    return (in_capitals or _looks_drawn(body)) and _is_random(value, least) and not is_stand_in(body)
+    return (in_capitals or _looks_drawn(body)) and _is_random(value, least) and not is_stand_in(body, prefixed=True)
 
 
 # --- values assigned to a name ------------------------------------------------------------------------------------

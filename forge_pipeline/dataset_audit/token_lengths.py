@@ -17,7 +17,7 @@ _BATCH = 2048  # rows
 def token_lengths(
     dataset: "RawDataset", tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> dict[str, dict[str, Any]]:
-    """Lengths of the rows' texts by split: ``total``, ``min``, ``max``, ``mean``, ``p50``, ``p95``, ``over_max_length``.
+    """Lengths of the rows' texts by split: ``total``, ``min``, ``max``, ``mean``, ``p50``, ``p95``, ``over_max_length``
 
     Tokens of the text alone: no special tokens, no template, so a row trained on is a little longer. Percentiles are
     the nearest rank above.

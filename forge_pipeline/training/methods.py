@@ -54,7 +54,7 @@ METHODS: dict[TrainerType, Method] = {
             "dataset_kwargs": {"skip_prepare_dataset": True},
             "packing": training.uses_packing,
             "packing_strategy": training.packing_strategy,
-            # Position ids that begin anew with each row keep packed rows apart; TRL makes them by itself for "bfd" only.
+            # Position ids that begin anew with each row keep packed rows apart; TRL makes them for "bfd" only.
             "padding_free": training.uses_packing,
         },
         groups_by_length=True,

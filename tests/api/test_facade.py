@@ -42,6 +42,7 @@ CONTRACT = {
         "SyntheticDataGenerator",
         "WebhookNotifier",
         "setup_authentication",
+        "verify_integrity",
         "manage_checkpoints",
     ],
 }

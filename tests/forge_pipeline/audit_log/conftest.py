@@ -1,7 +1,8 @@
 """A log of eight entries in each mode, and an adversary who can write the files."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,68 +11,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from forge_pipeline.audit_log import AuditLogger, AuditSettings, Checkpoint, Entry, merkle
-from forge_pipeline.audit_log.chain import Anchor, as_digest
+from benchmarks.log_attacks import LogCopy
+from forge_pipeline.audit_log import AuditLogger, AuditSettings
 from forge_pipeline.audit_log.keys import LogKeys
 
 SECRET = "correct horse battery staple"
 SUBJECT = "sha256:" + "5" * 64
-
-
-@dataclass(frozen=True)
-class LogCopy:
-    """A log as its adversary sees it: two files in a directory, and its keys for the thief among adversaries."""
-
-    directory: Path
-    keys: LogKeys = field(default_factory=LogKeys)
-
-    @property
-    def path(self) -> Path:
-        return self.directory / "audit_log.jsonl"
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.directory / "audit_log.jsonl.checkpoint"
-
-    @property
-    def lines(self) -> list[bytes]:
-        return self.path.read_bytes().splitlines()
-
-    @property
-    def entries(self) -> list[Entry]:
-        return [Entry.parse(line) for line in self.lines]
-
-    def write_lines(self, lines: Iterable[bytes]) -> None:
-        self.path.write_bytes(b"".join(line + b"\n" for line in lines))
-
-    def rebuild(self, entries: Sequence[Entry], keys: LogKeys | None = None) -> None:
-        """Write `entries` as a log that is right in itself: numbers, links and checkpoint made anew.
-
-        Without keys, what tags and signatures there are stay as they were.
-        """
-        lines: list[bytes] = []
-        tree = merkle.RangeBuilder()
-        last = None
-        for seq, entry in enumerate(entries):
-            linked = replace(entry, seq=seq, prev_hash=last)
-            line = (keys.authenticate(linked) if keys else linked).to_bytes()
-            leaf = merkle.leaf_hash(line)
-            last = as_digest(leaf)
-            tree.append(leaf)
-            lines.append(line)
-        self.write_lines(lines)
-        self.write_checkpoint(tree, entries[0].log_id, keys)
-
-    def rebuild_checkpoint(self) -> None:
-        tree = merkle.RangeBuilder()
-        for line in self.lines:
-            tree.append(merkle.leaf_hash(line))
-        log_id = Checkpoint.parse(self.checkpoint_path.read_text()).anchor.log_id
-        self.write_checkpoint(tree, log_id, None)
-
-    def write_checkpoint(self, tree: merkle.RangeBuilder, log_id: str, keys: LogKeys | None) -> None:
-        anchor = Anchor(log_id, tree.size, as_digest(tree.root))
-        self.checkpoint_path.write_text(Checkpoint.make(anchor, keys or LogKeys()).text)
 
 
 class Clock:
@@ -83,6 +28,17 @@ class Clock:
     def __call__(self) -> datetime:
         self.now += timedelta(seconds=1)
         return self.now
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is such a thing: for tests that say themselves what reached the disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,16 @@ def test_every_event_of_the_pipeline_is_in_the_catalogue() -> None:
         "pipeline.failed",
         "audit.recovered",
         "run.closed",
+        "data.erasure_requested",
+        "data.erasure_completed",
+        "data.erasure_failed",
+        "data.access_request_query",
+        "model.trained_on_erased_data",
+        "retention.purged",
+        "history.reconciled",
+        "bundle.attested",
+        "webhook.delivered",
+        "webhook.failed",
     }
     assert promised <= CATALOGUE.keys()
     assert all(is_event_name(name) for name in CATALOGUE)

@@ -5,13 +5,16 @@ it is what the result's `not_checked` must admit to.
 """
 
 import random
+import re
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.log_mutations import damage, damage_logs
 from forge_pipeline.audit_log import (
     AuditLogger,
     Checkpoint,
@@ -389,18 +392,12 @@ def test_a_checkpoint_ahead_of_the_log_says_that_the_end_is_gone(tmp_path, make_
     assert (result.failure, result.first_invalid_index) == (FailureKind.TRUNCATED, 7)
 
 
-@pytest.mark.parametrize("reader", ["anchored", "signed+anchored", "hmac+anchored"])
-def test_no_random_mutation_of_an_anchored_log_goes_unnoticed(reader, victim, reader_for) -> None:
-    log = victim(reader)
-    verify = reader_for(reader, log)
-    original = log.path.read_bytes()
-    chance = random.Random(20261121)
-    for _ in range(250):
-        mutated = mutate(original, chance)
-        if mutated == original:
-            continue
-        log.path.write_bytes(mutated)
-        assert not verify(log.path).valid, mutated
+def test_no_random_damage_to_an_anchored_log_goes_unnoticed_or_breaks_the_verifier(memory_path) -> None:
+    found = damage_logs(memory_path, 10_000)
+    print(found)
+    assert (found.tried, found.detected, found.missed, found.raised) == (10_000, 10_000, (), ())
+    assert len(found.failures) >= 5
+    assert found.slowest < 1
 
 
 def test_no_random_rewrite_of_an_anchored_log_goes_unnoticed_though_all_is_made_anew(victim, reader_for) -> None:
@@ -429,38 +426,83 @@ def test_no_mutation_of_the_checkpoint_beside_a_log_breaks_the_verifier(victim, 
         anchor = Checkpoint.parse(original.decode()).anchor
         chance = random.Random(3)
         for _ in range(100):
-            mutated = mutate(original, chance)
+            mutated = damage(original, chance)
             log.checkpoint_path.write_bytes(mutated)
             # Signature lines of others may stand in a checkpoint; what it says about the log may not change.
             assert not verify(log.path).valid or Checkpoint.parse(mutated.decode()).anchor == anchor, mutated
 
 
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """One or two small or large accidents."""
-    for _ in range(chance.randint(1, 2)):
-        at = chance.randrange(len(data)) if data else 0
-        lines = data.splitlines(keepends=True)
-        match chance.randrange(8):
-            case 0:
-                data = data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :] if data else b"x"
-            case 1:
-                data = data[:at] + data[at + chance.randint(1, 40) :]
-            case 2:
-                data = data[:at] + chance.randbytes(chance.randint(1, 8)) + data[at:]
-            case 3:
-                data = data[:at]
-            case 4:
-                chance.shuffle(lines)
-                data = b"".join(lines)
-            case 5 if lines:
-                lines.insert(chance.randrange(len(lines)), chance.choice(lines))
-                data = b"".join(lines)
-            case 6 if lines:
-                del lines[chance.randrange(len(lines))]
-                data = b"".join(lines)
-            case _:
-                data = data.replace(bytes([chance.choice(b'abcdef0123456789"{}:,\n')]), b"7", 1)
-    return data
+STEPS = range(1, 10)
+NEEDS = {5: "a key", 7: "a checkpoint beside the log", 8: "an earlier checkpoint", 9: "a vault"}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_checks_are_numbered_and_say_what_was_not_done(reader, victim, reader_for) -> None:
+    log = victim(reader)
+    checks = reader_for(reader, log)(log.path).checks
+    assert [check.number for check in checks] == list(STEPS)
+    left_out = {check.number for check in checks if check.outcome == "not_checked"}
+    without = (
+        {9} | (set() if reader.endswith("anchored") else {8}) | ({5} if reader in ("alone", "anchored") else set())
+    )
+    assert left_out == without
+    assert left_out <= NEEDS.keys()
+    assert all(check.outcome in ("passed", "not_checked") and check.detail and check.name for check in checks)
+
+
+def test_the_documented_steps_are_the_checks() -> None:
+    assert verify_audit_log.__doc__ is not None
+    documented = [int(number) for number in re.findall(r"^    \((\d)\)", verify_audit_log.__doc__, re.MULTILINE)]
+    assert documented == list(STEPS)
+
+
+# Which check fails, and which are left undone behind it.
+FAILED_AT = {
+    "put a blank line in": (2, {3, 4, 5, 6, 7, 8, 9}),
+    "cut everything off": (2, {7, 8, 9}),
+    "delete an entry": (4, {2, 3, 5, 6, 7, 8, 9}),
+    "append to a closed run, rebuild": (6, {2, 3, 4, 5, 7, 8, 9}),
+    "write rubbish into the checkpoint": (7, {2, 3, 4, 5, 6, 8, 9}),
+    "cut the last entry off": (7, {8, 9}),
+    "cut the end off, rebuild the checkpoint": (8, {9}),
+}
+
+
+@pytest.mark.parametrize("name", FAILED_AT)
+def test_one_check_fails_and_those_that_were_not_carried_to_their_end_do_not_pass(name, victim, reader_for) -> None:
+    log = victim("anchored")
+    verify = reader_for("anchored", log)
+    ATTACKS[name][0](log)
+    result = verify(log.path)
+    number, undone = FAILED_AT[name]
+    assert [check.number for check in result.checks if check.outcome == "failed"] == [number]
+    assert result.checks[number - 1].detail == result.reason
+    by_key = set() if number == 5 else {5}  # a keyless log gives it nothing to do
+    assert {check.number for check in result.checks if check.outcome == "not_checked"} == undone | by_key
+
+
+def test_a_question_that_cannot_be_asked_fails_the_first_check(tmp_path, make_log) -> None:
+    checks = verify_audit_log(make_log(tmp_path).path, checkpoint="the log was fine on Friday").checks
+    assert [check.outcome for check in checks] == ["failed"] + ["not_checked"] * 8
+
+
+def test_a_signature_that_is_missing_fails_the_check_of_keys(tmp_path, make_log, public_pem) -> None:
+    checks = verify_audit_log(make_log(tmp_path).path, public_key=public_pem).checks
+    assert [check.number for check in checks if check.outcome == "failed"] == [5]
+    assert [check.outcome for check in checks[1:4]] == ["passed"] * 3
+
+
+def test_the_memory_of_a_verification_does_not_grow_with_the_log(tmp_path, make_log) -> None:
+    """Speed, and memory over 100,000 entries: `python -m benchmarks.audit_log`."""
+    log = make_log(tmp_path)
+    entries, peaks = log.entries, []
+    for copies in (100, 3_000):
+        log.rebuild([entries[0], *[entries[3]] * copies])
+        tracemalloc.start()
+        assert verify_audit_log(log.path).entries_count == copies + 1
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 50_000  # bytes; the larger log has 1.3 million
 
 
 def test_a_bundle_can_show_one_entry_of_many(tmp_path, make_log) -> None:

@@ -1,5 +1,6 @@
 """AuditLogger: what is appended, by whom, together with whom, and what it refuses."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+import benchmarks
 from forge_pipeline.audit_log import AuditLogger, Checkpoint, read_entries, verify_audit_log
 from forge_pipeline.errors import ConfigError, EvidenceError
 
@@ -147,6 +149,18 @@ def test_a_log_with_keys_is_not_continued_without_them(tmp_path, settings_for) -
         AuditLogger.with_settings(tmp_path, wrong)
 
 
+def test_the_note_of_a_recovery_is_not_signed_by_a_key_that_is_named_only_after_it(
+    tmp_path, make_log, settings_for, public_pem
+) -> None:
+    log = make_log(tmp_path)
+    with log.path.open("ab") as file:
+        file.write(b'{"actor":')
+    AuditLogger.with_settings(tmp_path, settings_for("signed"), run_id="run-2").log_event("acme.reviewed")
+    events = [(entry.event, entry.sig is not None) for entry in log.entries[8:]]
+    assert events == [("audit.recovered", False), ("audit.keys_added", True), ("acme.reviewed", True)]
+    assert verify_audit_log(log.path, public_key=public_pem).valid
+
+
 def test_keys_can_be_added_to_a_log_and_vouch_for_it_from_there(tmp_path, settings_for, public_pem) -> None:
     keyless = AuditLogger.with_settings(tmp_path, settings_for("keyless"))
     keyless.log_event("acme.reviewed", by="bob")
@@ -260,15 +274,16 @@ def start_appender(directory: Path, name: str, count: int) -> subprocess.Popen[b
     return subprocess.Popen(arguments, stdout=subprocess.PIPE)
 
 
-def test_four_processes_append_fifty_each_without_a_gap(tmp_path) -> None:
-    workers = [start_appender(tmp_path, f"worker-{number}", 50) for number in range(4)]
-    assert [worker.wait() for worker in workers if worker.communicate()] == [0] * 4
-    entries = read_entries(tmp_path / "audit_log.jsonl")
-    assert [entry.seq for entry in entries] == list(range(201))
-    for number in range(4):
+def test_eight_processes_append_a_hundred_each_without_a_gap(memory_path) -> None:
+    """Eight times a thousand: `python -m benchmarks.audit_log`."""
+    workers = [start_appender(memory_path, f"worker-{number}", 100) for number in range(8)]
+    assert [worker.wait() for worker in workers if worker.communicate()] == [0] * 8
+    entries = read_entries(memory_path / "audit_log.jsonl")
+    assert [entry.seq for entry in entries] == list(range(801))
+    for number in range(8):
         mine = [entry.data["number"] for entry in entries[1:] if entry.run_id == f"worker-{number}"]
-        assert mine == list(range(50))
-    assert verify_audit_log(tmp_path / "audit_log.jsonl").valid
+        assert mine == list(range(100))
+    assert verify_audit_log(memory_path / "audit_log.jsonl").valid
 
 
 def test_a_log_verifies_at_every_moment_of_being_written(tmp_path, settings_for) -> None:
@@ -300,6 +315,15 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path, settings_f
     counted = [entry for entry in read_entries(logger.log_path) if entry.event == "acme.counted"]
     assert acknowledged <= len(counted) <= acknowledged + 4  # a killed writer may have one on the disk unannounced
     assert not list(tmp_path.glob(".audit_log.jsonl.*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")
+def test_forty_kills_among_eight_writers_lose_nothing_and_number_nothing_twice() -> None:
+    """A thousand: `python -m benchmarks.log_kills`. In a process of its own, because it forks."""
+    command = [sys.executable, "-m", "benchmarks.log_kills", "--kills", "40"]
+    found = json.loads(subprocess.check_output(command, cwd=Path(benchmarks.__file__).parents[1]))
+    assert (found["kills"], found["lost"], found["duplicates"], found["valid"]) == (40, 0, 0, True)
+    assert found["entries"] > found["acknowledged"] >= 40
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")

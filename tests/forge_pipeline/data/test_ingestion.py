@@ -646,3 +646,18 @@ def test_documents_become_rows_and_the_record_says_how_they_were_cut(recipe: Rec
     dataset = ingest(recipe(tmp_path / "d", split={"validation": 0}), tmp_path / "raw", count_tokens=len)
     assert all("code()" in row["text"] for row in dataset.rows("train"))
     assert "documents cut by structure into at most 512 tokens of the recipe's tokenizer" in dataset.provenance.notes
+
+
+def test_rows_that_the_deployment_refuses_are_named_skips(
+    write_jsonl: Callable[..., Path], recipe: Callable[..., ForgeConfig], tmp_path: Path
+) -> None:
+    """A row that names an erased person does not come back with the next export of the corpus."""
+    rows = [{"text": f"Sentence number {number} about bread."} for number in range(20)]
+    rows[7]["text"] = "Write to anna.nowak@example.org about bread."
+    refused = lambda row: "anna.nowak@" in row  # noqa: E731
+    raw = ingest(recipe(write_jsonl(rows), split={"validation": 0}), tmp_path / "raw", refused=refused)
+    assert raw.provenance.rows == {"train": 19}
+    (skip,) = raw.provenance.skipped
+    assert skip.line == 8
+    assert "deny-list" in skip.reason
+    assert "anna" not in skip.reason

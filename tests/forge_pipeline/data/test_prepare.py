@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from forge_pipeline.config import ForgeConfig
 from forge_pipeline import prepare_dataset
+from forge_pipeline.config import ForgeConfig
 
 Recipe = Callable[..., ForgeConfig]
 Write = Callable[..., Path]

@@ -43,7 +43,6 @@ def test_the_bytes_are_those_of_the_reference_implementation(value):
         assert canonical_json(value) == expected
 
 
-
 @given(JSON)
 def test_canonical_bytes_are_a_fixed_point(value):
     once = canonical_json(value)
