@@ -4,6 +4,8 @@ The caller's own settings are taken away first, so that the tests mean the same 
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,6 +13,10 @@ import pytest
 
 for _name in [name for name in os.environ if name.startswith(("FORGE_", "FORGELM_", "DAGSTER_"))]:
     del os.environ[_name]
+
+# A shell that runs the tests in the background has its children ignore Ctrl-C; whoever is tested must be able to get it.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
