@@ -9,15 +9,17 @@ export PYTHONPATH := $(CURDIR)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint ui studio benchmark-audit benchmark-log clean
+.PHONY: demo test check lint ui studio benchmark-audit benchmark-log benchmark-training clean
 
 ## Run the quickstart line: real data, a real base model, every stage, about five minutes on two cores.
 demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m assets.demo
 
 ## Run the tests, one process a core. TEST_ARGS="-k gates" for some of them.
+# Files go to the processes in the order of tests/conftest.py, the long ones first. The tests start some two hundred
+# processes: bytecode is kept even where the environment says otherwise, or each of them compiles its modules anew.
 test: $(VENV)/.development
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 ## Format, lint, types, import contracts, and the tests (TESTED=1 when they have just run).
 check: lint
@@ -43,6 +45,10 @@ studio: $(VENV)/.runtime
 ## BENCHMARK_ARGS="--quick --page build/benchmark/page.md" for a look.
 benchmark-audit: $(VENV)/.development $(PEER)/.installed
 	$(BIN)/python -m benchmarks.audit --peer $(PEER) $(BENCHMARK_ARGS)
+
+## Measure a fine-tune beside a bare TRL script, and what each setting gives; writes docs/benchmarks/training.md.
+benchmark-training: $(VENV)/.development
+	$(BIN)/python -m benchmarks.training $(BENCHMARK_ARGS)
 
 ## Measure the audit log beside ForgeLM's, and what crashes and attacks do to it; writes docs/benchmarks/audit-log.md.
 benchmark-log: $(VENV)/.development $(PEER)/.installed

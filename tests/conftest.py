@@ -70,6 +70,15 @@ def make_llama(directory: Path, texts: Iterable[str] = TEXTS, *, vocab_size: int
     return directory
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests first: with a file a core, one that starts last is what everybody else waits for."""
+    seconds: dict[Path, float] = {}
+    for item in items:
+        about = 12.0 if item.get_closest_marker("slow") or item.get_closest_marker("browser") else 0.05
+        seconds[item.path] = seconds.get(item.path, 0.0) + about
+    items.sort(key=lambda item: -seconds[item.path])  # stable: the tests of a file keep their order
+
+
 @pytest.fixture(scope="session")
 def llama_maker() -> Callable[..., Path]:
     """`make_llama`, for fixtures that want other texts or another size."""

@@ -126,6 +126,7 @@ def test_example_1_as_it_stands_names_the_extra_that_it_needs(run):
         assert "pip install 'forge-pipeline[pii-ml]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_example_3_trains_end_to_end(run, tiny_llama, tmp_path):
     done = run(EXAMPLE_3.format(model=str(tiny_llama)))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import dagster as dg
 import pytest
 import yaml
 
-CHECKOUT = Path(__file__).parents[2]
-_COMMAND = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "assets.definitions", "--select"]
+from tests.assets.warm_dagster import CHECKOUT, WarmDagster
+
+_COMMAND = ["asset", "materialize", "-m", "assets.definitions", "--select"]
+_COLD = [sys.executable, "-m", "dagster", *_COMMAND]
 NOUNS = ["river", "garden", "engine", "letter", "window", "market", "bridge", "forest", "mirror", "pencil"]
 VERBS = ["carry", "open", "paint", "follow", "answer", "measure"]
 
@@ -63,6 +65,7 @@ class Deployment:
 
     root: Path
     model: Path
+    dagster: WarmDagster
 
     @property
     def environment(self) -> dict[str, str]:
@@ -93,13 +96,17 @@ class Deployment:
     ) -> "subprocess.CompletedProcess[str]":
         """Run the documented CI command; a variable set to None is unset."""
         merged = {k: v for k, v in {**self.environment, **environment}.items() if v is not None}
-        command = [*_COMMAND, selection, *arguments]
-        return subprocess.run(command, env=merged, cwd=CHECKOUT, capture_output=True, text=True, timeout=500)
+        return self.dagster.run([*_COMMAND, selection, *arguments], merged)
+
+    def materialize_from_a_cold_start(self, selection: str) -> "subprocess.CompletedProcess[str]":
+        """The same as a shell does it: with a new interpreter."""
+        command = [*_COLD, selection]
+        return subprocess.run(command, env=self.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=500)
 
     def start(self, selection: str) -> "subprocess.Popen[bytes]":
         """The same, in the background."""
         quiet = subprocess.DEVNULL
-        return subprocess.Popen([*_COMMAND, selection], env=self.environment, cwd=CHECKOUT, stdout=quiet, stderr=quiet)
+        return subprocess.Popen([*_COLD, selection], env=self.environment, cwd=CHECKOUT, stdout=quiet, stderr=quiet)
 
     @property
     def instance(self) -> dg.DagsterInstance:
@@ -127,14 +134,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, llama_maker: Callable[.
 
 
 @pytest.fixture(scope="session")
-def make_deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[[], Deployment]:
+def warm_dagster() -> Iterator[WarmDagster]:
+    with WarmDagster() as dagster:
+        yield dagster
+
+
+@pytest.fixture(scope="session")
+def make_deployment(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, warm_dagster: WarmDagster
+) -> Callable[[], Deployment]:
     def make() -> Deployment:
         root = tmp_path_factory.mktemp("deployment")
         for folder in ("configs", "dagster", "forge"):
             (root / folder).mkdir()
         (root / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-        return Deployment(root, tiny_model)
+        return Deployment(root, tiny_model, warm_dagster)
 
     return make
 

@@ -1,13 +1,8 @@
 """The whole line through `dagster asset materialize`, on a tiny real model."""
 
-import shutil
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 
 from assets.line import STAGES, Line
@@ -23,13 +18,14 @@ def finished(make_deployment):
     """One deployment whose line was run once, with the command's result."""
     deployment = make_deployment()
     deployment.write_recipe("tiny")
-    return deployment, deployment.materialize("group:tiny")
+    return deployment, deployment.materialize_from_a_cold_start("group:tiny")
 
 
 def events_of(deployment, line="tiny"):
     return {stage: event for stage in STAGES if (event := deployment.latest(line, stage))}
 
 
+@pytest.mark.slow
 def test_the_line_runs_with_exit_code_0_and_makes_everything_but_a_release(finished):
     deployment, done = finished
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-9000:]
@@ -118,6 +114,7 @@ def check_keys(deployment):
     return [key for key in defs.resolve_asset_graph().asset_check_keys if key.asset_key.path[0] == "tiny"]
 
 
+@pytest.mark.slow
 def test_asking_for_the_release_alone_is_refused_with_the_reason(finished):
     deployment, _ = finished
     done = deployment.materialize("key:tiny/released_model")
@@ -126,6 +123,7 @@ def test_asking_for_the_release_alone_is_refused_with_the_reason(finished):
     assert deployment.latest("tiny", "released_model") is None
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_recipe_gives_the_same_model_digest(finished):
     deployment, _ = finished
     before = events_of(deployment)["fine_tuned_model"].metadata["forge/digest"].value
@@ -134,6 +132,7 @@ def test_a_second_run_of_the_same_recipe_gives_the_same_model_digest(finished):
     assert events_of(deployment)["fine_tuned_model"].metadata["forge/digest"].value == before
 
 
+@pytest.mark.slow
 def test_a_changed_artefact_is_refused_by_the_next_stage(finished, tmp_path):
     deployment, _ = finished
     rows = Path(str(events_of(deployment)["raw_dataset"].metadata["dagster/uri"].value)) / "train.parquet"
@@ -172,140 +171,3 @@ def test_a_forged_event_is_refused_by_the_next_stage(finished, forge, words):
     done = deployment.materialize("key:tiny/dataset_audit_report")
     assert done.returncode == 1
     assert words in done.stderr + done.stdout
-
-
-def test_a_failed_gate_ends_with_exit_code_1_and_no_export_and_cannot_be_walked_round(deployment):
-    deployment.write_recipe("strict", evaluation__max_acceptable_loss=0.0001)
-    done = deployment.materialize("group:strict")
-    assert done.returncode == 1
-    assert deployment.latest("strict", "fine_tuned_model") is not None
-    assert deployment.latest("strict", "gguf_model") is None
-    for stage in ("benchmark_report", "safety_report"):
-        assert deployment.materialize(f"key:strict/{stage}").returncode == 0
-    alone = deployment.materialize("key:strict/gguf_model")
-    assert alone.returncode == 1
-    assert "export refused" in alone.stderr + alone.stdout
-    assert deployment.latest("strict", "gguf_model") is None
-
-
-def test_a_secret_in_the_rows_stops_the_line_before_training(deployment):
-    with (deployment.root / "rows.jsonl").open("a") as file:
-        file.write(
-            '{"messages": [{"role": "user", "content": "key?"}, {"role": "assistant", "content": "ghp_'
-            + "a1B2" * 9
-            + '"}]}\n'
-        )
-    deployment.write_recipe("leaky")
-    done = deployment.materialize("group:leaky")
-    assert done.returncode == 1
-    assert deployment.latest("leaky", "dataset_audit_report") is not None
-    assert deployment.latest("leaky", "tokenized_dataset") is None
-    alone = deployment.materialize("key:leaky/tokenized_dataset")
-    assert alone.returncode == 1
-    assert "training refused" in alone.stderr + alone.stdout
-
-
-# name: (what is wrong with the deployment, the words of the one clear message)
-BAD: dict[str, tuple[Callable[..., dict[str, str | None] | None], list[str]]] = {
-    "unknown key": (
-        lambda d: d.write_recipe("bad", training__sed=1), ["bad.yaml", "training.sed", "did you mean 'seed'"]
-    ),
-    "wrong type": (lambda d: d.write_recipe("bad", lora__r="eight"), ["lora.r", "'eight'"]),
-    "missing dataset": (
-        lambda d: d.write_recipe("bad", data__dataset_name_or_path="nowhere.jsonl"), ["nowhere.jsonl", "no such file"]
-    ),
-    "broken rows": (
-        lambda d: ((d.root / "rows.jsonl").write_text('{"messages": [\n' * 30), d.write_recipe("bad"))[1], ["rows.jsonl"]
-    ),
-    "missing base model": (
-        lambda d: d.write_recipe("bad", model__name_or_path="./no/such/model"), ["no/such/model"]
-    ),
-    "unset DAGSTER_HOME": (
-        lambda d: d.write_recipe("bad") or {"DAGSTER_HOME": None}, ["DAGSTER_HOME is not set", "export DAGSTER_HOME"]
-    ),
-    "a judge that no asset runs": (
-        lambda d: d.write_recipe("bad", evaluation__llm_judge={"enabled": True}), ["llm_judge", "forge train"]
-    ),
-    "inline secret": (
-        lambda d: d.write_recipe("bad", auth__hf_token="hf_x"), ["auth.hf_token holds a secret", "HF_TOKEN"]
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("spoil", "words"), BAD.values(), ids=BAD)
-def test_bad_input_ends_in_one_clear_message_and_exit_code_1(deployment, spoil, words):
-    environment = spoil(deployment) or {}
-    done = deployment.materialize("group:bad", **environment)
-    output = done.stdout + done.stderr
-    assert done.returncode == 1
-    for word in words:
-        assert word in output
-    assert deployment.latest("bad", "fine_tuned_model") is None
-    shutil.rmtree(deployment.root)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_run_that_is_ended_takes_its_training_process_with_it(deployment, number):
-    deployment.write_recipe("endless", training__max_steps=100_000)
-    run = deployment.start("group:endless")
-    worker = training_process(deployment, run)
-    run.send_signal(number)
-    deadline = time.monotonic() + 5
-    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-    run.wait(timeout=20)
-    assert deployment.latest("endless", "fine_tuned_model") is None
-
-
-def training_process(deployment, run):
-    """The child that trains, once it has taken a step."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        files = list((deployment.root / "forge" / "progress").glob("*.jsonl"))
-        if files and '"fine_tune", "step": 2' in files[0].read_text():
-            return next(c for c in psutil.Process(run.pid).children() if "resources.stage_worker" in c.cmdline())
-        assert run.poll() is None, "the run ended before it trained"
-        time.sleep(0.1)
-    raise AssertionError("no training step within two minutes")
-
-
-def test_a_studio_job_is_a_partition_with_its_own_lineage(deployment):
-    deployment.write_recipe("job_a")
-    jobs = deployment.root / "forge" / "studio" / "jobs"
-    jobs.mkdir(parents=True)
-    shutil.move(deployment.root / "configs" / "job_a.yaml", jobs / "job_a.yaml")
-    with deployment.instance as instance:
-        instance.add_dynamic_partitions("studio_jobs", ["job_a"])
-    selection = "+key:studio/fine_tuned_model"
-    done = deployment.materialize(selection, "--partition", "job_a")
-    assert done.returncode == 0, done.stderr[-9000:]
-    with deployment.instance as instance:
-        event = instance.get_latest_materialization_event(dg.AssetKey(["studio", "fine_tuned_model"]))
-    assert event.asset_materialization.partition == "job_a"
-
-
-def test_a_line_that_cleans_audits_and_tokenizes_the_clean_rows(deployment):
-    with (deployment.root / "rows.jsonl").open("a") as file:
-        file.write(
-            '{"messages": [{"role": "user", "content": "key?"}, {"role": "assistant", "content": "ghp_'
-            + "a1B2" * 9
-            + '"}]}\n'
-        )
-    deployment.write_recipe("clean", data__clean={"enabled": True, "split_overlap": "keep"})
-    stages = ("recipe", "raw_dataset", "clean_dataset", "dataset_audit_report", "tokenized_dataset")
-    done = deployment.materialize(" or ".join(f"key:clean/{stage}" for stage in stages))
-    assert done.returncode == 0, done.stderr[-9000:]
-    digests = {stage: deployment.latest("clean", stage).metadata["forge/digest"].value for stage in stages}
-    entries = read_entries(str(deployment.root / "forge" / "audit_log" / "clean" / "audit_log.jsonl"))
-    inputs = {
-        entry.data["asset_key"]: entry.data["inputs"] for entry in entries if entry.event == "artifact.materialized"
-    }
-    assert inputs["clean/clean_dataset"]["clean/raw_dataset"] == digests["raw_dataset"]
-    for stage in ("dataset_audit_report", "tokenized_dataset"):
-        assert inputs[f"clean/{stage}"]["clean/clean_dataset"] == digests["clean_dataset"]
-        assert "clean/raw_dataset" not in inputs[f"clean/{stage}"]
-    store = deployment.root / "forge" / "store"
-    held = [path for path in store.rglob("*.parquet") if b"ghp_" in path.read_bytes()]
-    clean = Path(str(deployment.latest("clean", "clean_dataset").metadata["dagster/uri"].value))
-    assert not [path for path in held if path.is_relative_to(clean)]

@@ -158,6 +158,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_honest_history_agrees(copy):
     found = copy.reconcile()
     assert found.discrepancies == ()
@@ -174,6 +175,7 @@ def test_an_attack_is_found_and_named(copy, attack, kind):
     assert "disagree" in found.summary
 
 
+@pytest.mark.slow
 def test_an_event_posted_over_the_webservers_http_endpoint_is_found(copy):
     body = {"metadata": {"forged": True}, "data_version": "sha256:forged"}
     with webserver(copy) as address:

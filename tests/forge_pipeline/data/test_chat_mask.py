@@ -390,6 +390,7 @@ def test_the_template_of_the_embedded_model_is_masked_exactly(tokenizer: Any) ->
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_real_dialogues_are_masked_exactly_by_the_embedded_models_own_tokenizer(
     recipe: Callable[..., Any], tmp_path: Path
 ) -> None:

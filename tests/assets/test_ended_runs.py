@@ -1,0 +1,48 @@
+"""Runs that are ended from outside."""
+
+import signal
+import time
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+DATA = ("recipe", "raw_dataset", "dataset_audit_report", "tokenized_dataset")
+
+
+@pytest.fixture(scope="module")
+def endless(make_deployment):
+    """A deployment whose line has its tokens and would train for hours."""
+    deployment = make_deployment()
+    deployment.write_recipe("endless", training__max_steps=100_000)
+    done = deployment.materialize(" or ".join(f"key:endless/{stage}" for stage in DATA))
+    assert done.returncode == 0, done.stderr[-9000:]
+    return deployment
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_run_that_is_ended_takes_its_training_process_with_it(endless, number):
+    deployment = endless
+    run = deployment.start("key:endless/fine_tuned_model")
+    worker = training_process(deployment, run)
+    run.send_signal(number)
+    deadline = time.monotonic() + 5
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    run.wait(timeout=20)
+    assert deployment.latest("endless", "fine_tuned_model") is None
+
+
+def training_process(deployment, run):
+    """The child that trains, once it has taken a step."""
+    progress = deployment.root / "forge" / "progress"
+    earlier = set(progress.glob("*.jsonl"))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any('"fine_tune", "step": 2' in file.read_text() for file in set(progress.glob("*.jsonl")) - earlier):
+            return next(c for c in psutil.Process(run.pid).children() if "resources.stage_worker" in c.cmdline())
+        assert run.poll() is None, "the run ended before it trained"
+        time.sleep(0.1)
+    raise AssertionError("no training step within two minutes")
