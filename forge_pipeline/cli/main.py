@@ -19,6 +19,7 @@ from forge_pipeline.cli.exit_codes import CANCELLED, SUCCESS, WRONG_INPUT, exit_
 COMMANDS: dict[str, str] = {
     "quickstart": "write the quickstart recipe to a new file",
     "doctor": "check this machine: Python, libraries, settings, disk",
+    "fit-check": "say whether a recipe fits in memory, before anything is loaded",
     "train": "run a recipe: fine-tune, evaluate, gate",
     "synthesize": "have a teacher model write training rows",
     "audit": "look over a dataset: personal data, secrets, duplicates, overlap",
