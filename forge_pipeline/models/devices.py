@@ -12,7 +12,7 @@ import logging
 from typing import Literal
 
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.errors import ModelError
+from forge_pipeline.errors import ConfigError, ModelError, OptionalDependencyError
 
 _log = logging.getLogger(__name__)
 
@@ -83,13 +83,76 @@ def choose_dtype(config: ForgeConfig, device: Device, dtype: str = "auto", *, tr
 
 
 def can_load_in_4bit(config: ForgeConfig, device: Device) -> bool:
-    """Whether `model.load_in_4bit` will really happen; where it is asked for and cannot, a warning says so."""
-    if not config.model.load_in_4bit:
+    """Whether the frozen base is quantized to 4 bits on this device.
+
+    ``auto`` quantizes on CUDA devices, where it is fast, and never elsewhere: on a CPU it costs about a fifth of the
+    speed. ``true`` is done wherever bitsandbytes can.
+
+    Raises:
+        ConfigError: It was asked for, and cannot be on this device or with this method.
+        OptionalDependencyError: It was asked for, and bitsandbytes is not installed.
+    """
+    asked, method = config.model.load_in_4bit, config.lora.effective_method
+    installed = importlib.util.find_spec("bitsandbytes") is not None
+    if asked == "auto":
+        if device != "cuda" or method in ("none", "pissa"):
+            return False
+        if config.distributed is not None and config.distributed.strategy in ("deepspeed", "fsdp"):
+            return False  # they share out the weights, which 4-bit ones are not made for
+        if not installed:
+            _log.warning("the base model stays unquantized: bitsandbytes is not installed (pip install bitsandbytes)")
+        return installed
+    if not asked:
         return False
-    if device != "cuda":
-        _log.warning("model.load_in_4bit is ignored: it needs a CUDA device, and this run uses %s", device)
-        return False
-    if importlib.util.find_spec("bitsandbytes") is None:
-        _log.warning("model.load_in_4bit is ignored: bitsandbytes is not installed (pip install bitsandbytes)")
-        return False
+    if device == "mps":
+        raise ConfigError("model.load_in_4bit: not done on Apple GPUs by this version; write auto or false")
+    if method == "pissa":
+        raise ConfigError(
+            "model.load_in_4bit: pissa takes the adapter out of the unrounded base weights; write load_in_4bit: false, "
+            "or lora.method: lora"
+        )
+    if not installed:
+        raise OptionalDependencyError(
+            "model.load_in_4bit needs the module 'bitsandbytes', which is not installed. "
+            "Install it with: pip install 'forge-pipeline[qlora]', or write load_in_4bit: auto"
+        )
     return True
+
+
+def check_precision(config: ForgeConfig, device: Device) -> None:
+    """Refuse a precision or an attention kernel that this device cannot train with.
+
+    Raises:
+        ConfigError: With the key and what would work here.
+    """
+    section = config.model
+    asked = _SPELLINGS.get(section.dtype, section.dtype)
+    if asked == "float16" and device == "cpu":
+        raise ConfigError(
+            "model.dtype: float16 cannot be trained on a CPU, where gradients underflow and nothing scales them; write "
+            "auto, bfloat16 or float32"
+        )
+    if asked == "bfloat16" and not computes_bfloat16(device):
+        if device == "cuda":
+            raise ConfigError(
+                f"model.dtype: {device_name(device)} does not compute in bfloat16; write auto, float16 or float32"
+            )
+        _log.warning(
+            "model.dtype: bfloat16 is emulated on this %s, and slower than float32; auto picks float32", device
+        )
+    if section.attn_implementation == "flash_attention_2":
+        if device != "cuda":
+            raise ConfigError(
+                f"model.attn_implementation: flash_attention_2 needs a CUDA device, and this run uses {device}; write "
+                "auto or sdpa"
+            )
+        if importlib.util.find_spec("flash_attn") is None:
+            raise OptionalDependencyError(
+                "model.attn_implementation: flash_attention_2 needs the module 'flash_attn', which is not installed. "
+                "Install it with: pip install flash-attn, or write auto or sdpa"
+            )
+        if choose_dtype(config, device, training=True) == "float32":
+            raise ConfigError(
+                "model.attn_implementation: flash_attention_2 computes in half precision only, and the weights are "
+                "float32 here; write sdpa"
+            )

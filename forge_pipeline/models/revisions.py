@@ -39,7 +39,7 @@ def resolve_revision(repo_id: str, requested: str | None, *, token: str | None, 
     if offline:
         return _from_cache(repo_id, requested, why="this run is offline")
     hub = require("huggingface_hub", extra="train", purpose="Base models from the Hub")
-    errors = hub.errors
+    errors = require("huggingface_hub.errors", extra="train", purpose="Base models from the Hub")
     at = f" at revision {requested!r}" if requested else ""
     try:
         info = hub.HfApi(token=token).model_info(repo_id, revision=requested, timeout=_TIMEOUT)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_pipeline.errors import ModelError
+from forge_pipeline.errors import ConfigError, ModelError, OptionalDependencyError
 from forge_pipeline.integrity import Digest, Manifest
 from forge_pipeline.models import (
     ModelDirectory,
@@ -150,9 +150,34 @@ def test_training_every_weight_in_half_precision_is_refused(recipe: Callable) ->
         choose_dtype(recipe(model={"dtype": "bf16"}, lora={"method": "none"}), "cpu", training=True)
 
 
-def test_four_bits_without_a_gpu_is_a_warning_and_no_quantization(
-    recipe: Callable, caplog: pytest.LogCaptureFixture
+FOUR_BITS: dict[str, tuple[dict, dict, str, bool]] = {
+    "left open, on a CPU": ({}, {}, "cpu", False),
+    "left open, on a GPU": ({}, {}, "cuda", True),
+    "left open, every weight trained": ({}, {"method": "none"}, "cuda", False),
+    "left open, an adapter out of the base weights": ({}, {"method": "pissa"}, "cuda", False),
+    "asked for, on a CPU": ({"load_in_4bit": True}, {}, "cpu", True),
+    "asked for, on a GPU": ({"load_in_4bit": True}, {}, "cuda", True),
+    "refused, on a GPU": ({"load_in_4bit": False}, {}, "cuda", False),
+}
+
+
+@pytest.mark.parametrize(("model", "lora", "device", "expected"), FOUR_BITS.values(), ids=FOUR_BITS)
+def test_four_bits(model: dict, lora: dict, device: str, expected: bool, recipe: Callable) -> None:
+    pytest.importorskip("bitsandbytes")
+    config = recipe(model={"load_in_4bit": "auto", "bnb_4bit_compute_dtype": "bf16"} | model, lora=lora)
+    assert (quantization_config(config, device) is not None) is expected
+
+
+def test_four_bits_that_cannot_be_had_are_an_error_where_they_were_asked_for(
+    recipe: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    with pytest.raises(ConfigError, match="not done on Apple GPUs"):
+        quantization_config(recipe(model={"load_in_4bit": True}), "mps")
+    with pytest.raises(ConfigError, match="pissa takes the adapter out of the unrounded base"):
+        quantization_config(recipe(model={"load_in_4bit": True}, lora={"method": "pissa"}), "cpu")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionalDependencyError, match=r"needs the module 'bitsandbytes'.*forge-pipeline\[qlora\]"):
+        quantization_config(recipe(model={"load_in_4bit": True}), "cpu")
     with caplog.at_level(logging.WARNING):
-        assert quantization_config(recipe(model={"load_in_4bit": True}), "cpu") is None
-    assert "load_in_4bit is ignored: it needs a CUDA device, and this run uses cpu" in caplog.text
+        assert quantization_config(recipe(model={"load_in_4bit": "auto"}), "cuda") is None
+    assert "stays unquantized: bitsandbytes is not installed" in caplog.text
