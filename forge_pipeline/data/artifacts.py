@@ -147,7 +147,9 @@ class TokenizationSummary:
     """How a dataset was tokenized. `chat_template_digest` is None when no chat template was used.
 
     Attributes:
-        packing_strategy: ``bfd`` or ``wrapped``; None when not packed.
+        task: As `model.task` in the recipe.
+        encoder_decoder: Whether rows are documents and summaries for an encoder-decoder model.
+        packing_strategy: ``bfd``, ``bfd_split`` or ``wrapped``; None when not packed.
         cross_contamination: Whether rows in one packed row can see each other in training; None when not packed.
         unused: The first 100 rows that could not be tokenized, with the reason.
         unused_count: All of them.
@@ -168,6 +170,8 @@ class TokenizationSummary:
     unused_count: int = 0
     special_tokens: SpecialTokens | None = None
     notes: tuple[str, ...] = ()
+    task: str = "text-generation"
+    encoder_decoder: bool = False
 
 
 class _Splits(DirectoryArtifact):
@@ -213,9 +217,12 @@ class RawDataset(_Splits):
 class TokenizedDataset(_Splits):
     """Rows ready for the trainer, by split.
 
-    For sft: `input_ids` list<int32>, `labels` list<int32> (-100 = ignored), `length` int32 in tokens, and
-    when packed `seq_lengths` list<int32>, the lengths of the rows inside. For other trainer types TRL's
-    own columns and `length`: prompt and the longest answer together, in tokens.
+    For sft and pretraining: `input_ids` list<int32>, `labels` list<int32> (-100 = ignored), `length` int32 in
+    tokens, and when packed `seq_lengths` list<int32>, the lengths of the rows inside. For other trainer types TRL's
+    own columns and `length`: prompt and the longest answer together, in tokens. For summaries by an
+    encoder-decoder model `labels` has a length of its own. For extractive questions one row a window:
+    `input_ids`, `start_positions`, `end_positions`, `length`, and outside train also `row`, `starts` and
+    `stops` (characters of the context for each token, -1 elsewhere), `context` and `answers`.
     """
 
     @property

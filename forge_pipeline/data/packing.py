@@ -31,15 +31,29 @@ class Piece:
 
 
 def packing_strategy(config: "ForgeConfig") -> str | None:
-    """How the recipe packs its rows, or None: only sft packs."""
+    """How the recipe packs its rows, or None: only sft and pretraining pack, and pretraining loses no token."""
     training = config.training
-    return training.packing_strategy if training.uses_packing and training.trainer_type == "sft" else None
+    if not training.uses_packing or training.trainer_type not in ("sft", "pretraining"):
+        return None
+    splits_long_rows = training.trainer_type == "pretraining" and training.packing_strategy == "bfd"
+    return "bfd_split" if splits_long_rows else training.packing_strategy
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> Iterator[list[Piece]]:
     """Best fit, longest first ("bfd"): rows stay whole. Every row must have 1 to `capacity` tokens."""
     for members in best_fit_bins(lengths, capacity):
         yield [Piece(row, 0, lengths[row]) for row in members]
+
+
+def best_fit_split(lengths: Sequence[int], capacity: int) -> Iterator[list[Piece]]:
+    """Best fit of whole rows, and of the parts of those that have more than `capacity` tokens: nothing is lost."""
+    parts = [
+        Piece(row, start, min(start + capacity, length))
+        for row, length in enumerate(lengths)
+        for start in range(0, length, capacity)
+    ]
+    for members in best_fit_bins([part.stop - part.start for part in parts], capacity):
+        yield [parts[member] for member in members]
 
 
 def wrapped(lengths: Sequence[int], capacity: int) -> Iterator[list[Piece]]:

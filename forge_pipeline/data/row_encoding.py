@@ -20,8 +20,11 @@ from forge_pipeline.data.examples import Example, RowError, common_prefix_length
 from forge_pipeline.data.packing import IGNORED, packing_strategy
 from forge_pipeline.data.special_tokens import Ids, SpecialTokens, check_ids, without_repeats
 from forge_pipeline.data.tallies import Tally
+from forge_pipeline.data.task_encoding import MadeRow, question_rows, shortened, summary_rows
+from forge_pipeline.data.task_rows import document_and_summary
 from forge_pipeline.data.token_batches import TokenizedText, tokenize_texts
 from forge_pipeline.errors import DataError
+from forge_pipeline.task_inputs import summary_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,12 +64,24 @@ class _Text:
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """One tokenizer and one recipe, ready to encode rows."""
+    """One tokenizer and one recipe, ready to encode rows.
+
+    Attributes:
+        document_prefix: What an encoder-decoder model sees before a document to summarize; None for other models.
+    """
 
     config: "ForgeConfig"
     tokenizer: "PreTrainedTokenizerBase"
     conversational: bool
     special: SpecialTokens
+    document_prefix: str | None = None
+
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether rows become token ids and labels of one length, which a `TokenSpool` holds."""
+        if self.config.model.task == "extractive-question-answering" or self.document_prefix is not None:
+            return False
+        return self.config.training.trainer_type in ("sft", "pretraining")
 
     @cached_property
     def masker(self) -> ChatMasker | None:
@@ -92,8 +107,14 @@ class RowEncoder:
             digests=[splits.row_digest(row) for row in rows] if shuffles else [],
             tally=tally,
         )
-        if self.config.training.trainer_type == "sft":
+        if self.makes_tokens:
             return self._learnable(made, rows, split, first)
+        if self.config.model.task == "extractive-question-answering":
+            return _with(made, question_rows(self.config, self.tokenizer, rows, split, first, tally))
+        if self.document_prefix is not None:
+            return _with(
+                made, summary_rows(self.config, self.tokenizer, rows, split, first, tally, self.document_prefix)
+            )
         return self._trl_rows(made, rows, split, first)
 
     # -- sft: token ids and labels ---------------------------------------------------------------
@@ -101,9 +122,13 @@ class RowEncoder:
     def _learnable(self, made: EncodedRows, rows: list[Row], split: str, first: int) -> EncodedRows:
         texts: list[Rendering | _Text] = []
         owners: list[int] = []
+        removed: dict[int, int] = {}  # tokens of documents that were too long, by row
         for number, row in enumerate(rows, first):
             try:
-                parts = self._texts(example_of(row))
+                if self.config.model.task == "summarization":
+                    parts, removed[number] = self._summary_texts(row)
+                else:
+                    parts = self._texts(example_of(row))
             except (RowError, DataError) as error:
                 made.tally.skip(split, number, str(error))
                 continue
@@ -118,7 +143,7 @@ class RowEncoder:
                 continue
             made.tally.added += len(parts) - 1
             for part, tokens in enumerate(parts):
-                kept = self._kept(tokens, made.tally)
+                kept = self._kept(tokens, made.tally, removed.get(number, 0))
                 if kept is not None:
                     ids.append(kept[0])
                     labels.append(kept[1])
@@ -144,6 +169,26 @@ class RowEncoder:
             return [_Text(columns["text"])]
         prompt = columns["prompt"] if training.completion_only_loss else ""
         return [_Text(columns["prompt"] + columns["completion"], prompt)]
+
+    def _summary_texts(self, row: Row) -> tuple[list[Any], int]:
+        """A document and its summary, of which only the summary is learnt; and the tokens its document lost."""
+        document, summary = document_and_summary(row)
+
+        def texts(document: str) -> list[Any]:
+            if self.masker is None:
+                prompt = summary_prompt(self.tokenizer, document)
+                return [_Text(prompt + summary, prompt)]
+            turns = [{"role": "user", "content": document}, {"role": "assistant", "content": summary}]
+            return list(self.masker.renderings(Conversation(turns, learn_from=1), assistant_only=True))
+
+        def over(document: str) -> int:
+            made = next(iter(self._tokens(texts(document))))
+            if isinstance(made, DataError):
+                raise made
+            return len(made[0]) - self.config.model.max_length
+
+        kept, removed = shortened(self.tokenizer, document, over)
+        return texts(kept), removed
 
     def _tokens(self, texts: list[Any]) -> list[tuple[Ids, Ids] | DataError]:
         """Ids and labels of each text."""
@@ -182,17 +227,22 @@ class RowEncoder:
         ids = list(text.ids)
         return [*ids, eos] if self.config.data.add_eos and ids[-1:] != [eos] else ids
 
-    def _kept(self, tokens: tuple[Ids, Ids], tally: Tally) -> tuple[Ids, Ids] | None:
-        """The row as it is trained on, or None where nothing of it would be learnt; counted either way."""
+    def _kept(self, tokens: tuple[Ids, Ids], tally: Tally, removed: int = 0) -> tuple[Ids, Ids] | None:
+        """The row as it is trained on, or None where nothing of it would be learnt; counted either way.
+
+        `removed` tokens of it went before.
+        """
         ids, labels, repeats = without_repeats(*tokens, self._once)
         tally.repeats += repeats
         if self._unknown is not None:
             tally.unknown += int(np.count_nonzero(ids == self._unknown))
         if self.special.embedding_rows is not None:
             check_ids(ids, self.special.embedding_rows)
-        tally.lengths[len(ids)] += 1
+        tally.lengths[len(ids) + removed] += 1
+        tally.truncated += removed > 0
+        tally.truncated_tokens += removed
         limit = self.config.model.max_length
-        if packing_strategy(self.config) == "wrapped":
+        if packing_strategy(self.config) in ("wrapped", "bfd_split"):
             limit = len(ids)  # long rows go on in the next packed row
         if len(ids) > limit:
             tally.truncated += 1
@@ -246,14 +296,23 @@ class RowEncoder:
                 made.sources.append(number)
                 made.parts.append(part)
         encoded = tokenize_texts(self.tokenizer, texts, add_special_tokens=not self.conversational)
+        whole = self.config.training.trainer_type in ("reward", "rlhf")  # a score is of a whole answer
+        left_out = set()
         for at, lengths in _by_owner(owners, [len(text.ids) for text in encoded]):
             length = max(lengths)
             made.rows[at]["length"] = length
             made.tally.lengths[length] += 1
-            made.tally.keep(length)
             over = length - self.config.model.max_length
+            if whole and over > 0:
+                reason = f"is {length} tokens long; a reward model scores whole answers: raise model.max_length"
+                made.tally.skip(split, made.sources[at], reason)
+                left_out.add(at)
+                continue
+            made.tally.keep(length)
             made.tally.truncated += over > 0
             made.tally.truncated_tokens += max(over, 0)
+        for at in sorted(left_out, reverse=True):
+            del made.rows[at], made.sources[at], made.parts[at]
         return made
 
     def _examples(self, row: Row) -> Sequence[Example]:
@@ -285,7 +344,9 @@ class RowEncoder:
         if self.config.training.trainer_type == "grpo":
             answers = []
         if self.masker is None:
-            return [columns["prompt"] + answer for answer in answers] or [columns["prompt"]]
+            # TRL ends the answers that a reward model scores.
+            end = self.tokenizer.eos_token or "" if self.config.training.trainer_type in ("reward", "rlhf") else ""
+            return [columns["prompt"] + answer + end for answer in answers] or [columns["prompt"]]
         template = self.masker.template
         options = (example.tools, dict(example.template_options or {}))
         prompt = template.render(columns["prompt"], *options, prompt=True)
@@ -296,6 +357,15 @@ class RowEncoder:
                 "compared after another prompt than the model is given; use another template (model.chat_template)"
             )
         return texts or [prompt]
+
+
+def _with(made: EncodedRows, rows: list[MadeRow]) -> EncodedRows:
+    """`made`, holding `rows`."""
+    for row in rows:
+        made.rows.append(row.columns)
+        made.sources.append(row.source)
+        made.parts.append(row.part)
+    return made
 
 
 def _by_owner(owners: Sequence[int], items: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:

@@ -120,6 +120,9 @@ TRAINER_DATASET_TYPES: dict[str, tuple[DatasetType, ...]] = {
     "simpo": ("preference",),
     "kto": ("unpaired preference", "preference"),
     "grpo": ("prompt-only", "prompt-completion"),
+    "pretraining": ("language modeling",),
+    "reward": ("preference",),
+    "rlhf": ("preference",),
 }
 # What to write into a file for each dataset type, for error messages.
 EXPECTED_COLUMNS: dict[DatasetType, str] = {

@@ -37,11 +37,13 @@ from forge_pipeline.data.artifacts import (
 from forge_pipeline.data.chat_template import DATE
 from forge_pipeline.data.columns import TableBuilder, json_columns, write_parquet
 from forge_pipeline.data.encoding_workers import encoded_batches
-from forge_pipeline.data.packing import IGNORED, Piece, best_fit, packing_strategy, wrapped
+from forge_pipeline.data.packing import IGNORED, Piece, best_fit, best_fit_split, packing_strategy, wrapped
 from forge_pipeline.data.row_encoding import EncodedRows, RowEncoder
 from forge_pipeline.data.schemas import EXPECTED_COLUMNS, TRAINER_DATASET_TYPES
 from forge_pipeline.data.special_tokens import special_tokens
 from forge_pipeline.data.tallies import MOST_NAMED, Tally
+from forge_pipeline.data.task_encoding import model_config, prefix_of
+from forge_pipeline.data.task_rows import QUESTION_COLUMNS, has_columns_of
 from forge_pipeline.data.token_spool import TokenSpool
 from forge_pipeline.data.tokenization_cache import TokenizationCache, tokenization_key
 from forge_pipeline.errors import DataError
@@ -108,7 +110,7 @@ def _tokenize(
         for split in dataset.splits:
             counted.split = split
             batches = counted.watching(encoded_batches(encoder, dataset.path / f"{split}.parquet", split, workers))
-            write = _write_sft if config.training.trainer_type == "sft" else _write_trl_rows
+            write = _write_sft if encoder.makes_tokens else _write_trl_rows
             summaries[split] = write(config, batches, split, staging)
         counted.check_skipped(at_the_end=True)
         _check_something_is_left(config, dataset, summaries["train"])
@@ -117,10 +119,17 @@ def _tokenize(
 
 
 def _encoder(config: "ForgeConfig", dataset: RawDataset, tokenizer: "PreTrainedTokenizerBase") -> RowEncoder:
-    conversational = dataset.provenance.dataset_format == "conversational"
-    if not conversational and config.data.add_eos and tokenizer.eos_token_id is None:
+    task = config.model.task
+    conversational = dataset.provenance.dataset_format == "conversational" and task == "text-generation"
+    prefix = None
+    if task == "summarization":
+        encoder_decoder, found = prefix_of(model_config(config, tokenizer))
+        prefix = found if encoder_decoder else None
+        conversational = not encoder_decoder and tokenizer.chat_template is not None
+    ends = config.data.add_eos or prefix is not None
+    if not conversational and ends and tokenizer.eos_token_id is None and task != "extractive-question-answering":
         raise DataError("data.add_eos is on, but the tokenizer has no end-of-sequence token; set data.add_eos: false")
-    encoder = RowEncoder(config, tokenizer, conversational, special_tokens(tokenizer))
+    encoder = RowEncoder(config, tokenizer, conversational, special_tokens(tokenizer), prefix)
     assert (encoder.masker is not None) == conversational  # a conversation without a template fails here, not in row 0
     return encoder
 
@@ -151,6 +160,8 @@ def _summary(
         tokenizer_digest=tokenizer_digest(encoder.tokenizer),
         chat_template_digest=template,
         trainer_type=config.training.trainer_type,
+        task=config.model.task,
+        encoder_decoder=encoder.document_prefix is not None,
         max_length=config.model.max_length,
         packed=strategy is not None,
         splits=summaries,
@@ -173,7 +184,9 @@ def _notes(
     yield from notes
     if encoder.masker and encoder.masker.template.asks_for_the_date:
         yield f"the chat template writes the current date; here always {DATE:%d %B %Y}, so that rows stay the same"
-    if counted.added and config.training.trainer_type == "sft":
+    if config.model.task == "extractive-question-answering":
+        yield f"{counted.added} windows were added for contexts that are too long for one row"
+    elif counted.added and config.training.trainer_type == "sft":
         yield (
             f"{counted.added} turns are learnt in rows of their own, because the chat template renders them "
             "differently once the conversation goes on"
@@ -186,7 +199,7 @@ def _notes(
         share = counted.unknown / max(1, sum(split.tokens for split in summaries.values()))
         yield f"{counted.unknown} tokens ({share:.2%}) are unknown to the tokenizer"
     if counted.truncated:
-        verb = "lost" if config.training.trainer_type == "sft" else "will lose"
+        verb = "lost" if config.training.trainer_type in ("sft", "pretraining") else "will lose"
         yield (
             f"{counted.truncated} rows are longer than {config.model.max_length} tokens and {verb} "
             f"{counted.truncated_tokens} tokens"
@@ -244,6 +257,7 @@ def _check_type(config: "ForgeConfig", dataset: RawDataset) -> None:
     found = provenance.dataset_type
     wanted = TRAINER_DATASET_TYPES[trainer]
     if found in wanted:
+        _check_fits(config, dataset)
         return
     fitting = [name for name, types in TRAINER_DATASET_TYPES.items() if found in types]
     columns = ", ".join(dataset.table("train").column_names)
@@ -259,6 +273,23 @@ def _check_type(config: "ForgeConfig", dataset: RawDataset) -> None:
         f"{'; or '.join(EXPECTED_COLUMNS[kind] for kind in wanted)}), but this is {found} data "
         f"(columns {columns}).{why} Use other data, or {advice}"
     )
+
+
+def _check_fits(config: "ForgeConfig", dataset: RawDataset) -> None:
+    """What the dataset type alone does not say: plain text for pretraining, the task's columns."""
+    provenance, columns = dataset.provenance, dataset.table("train").column_names
+    name = provenance.sources[0].name
+    if config.training.trainer_type == "pretraining" and provenance.dataset_format != "standard":
+        raise DataError(
+            f"{name}: trainer_type 'pretraining' learns all of a plain text (column text), but this is "
+            f"{provenance.dataset_format} data (columns {', '.join(columns)}). Use training.trainer_type: sft, which "
+            "goes through the chat template, or write each text into a column text"
+        )
+    if not has_columns_of(config.model.task, columns):
+        raise DataError(
+            f"{name}: model.task {config.model.task} learns from rows with {', '.join(QUESTION_COLUMNS)}, but these "
+            f"have the columns {', '.join(columns)}. Use other data, or another model.task"
+        )
 
 
 def _order(
@@ -314,7 +345,7 @@ def _pieces(config: "ForgeConfig", spool: TokenSpool, order: list[int]) -> Itera
     lengths = [spool.lengths[row] for row in order]
     if strategy is None:
         return ([Piece(row, 0, length)] for row, length in zip(order, lengths, strict=True))
-    pack = wrapped if strategy == "wrapped" else best_fit
+    pack = {"wrapped": wrapped, "bfd_split": best_fit_split}.get(strategy, best_fit)
     return ([replace(piece, row=order[piece.row]) for piece in row] for row in pack(lengths, config.model.max_length))
 
 

@@ -35,7 +35,9 @@ TOKENIZATION_MODULES = (
     "special_tokens",
     "splits",
     "tallies",
+    "task_encoding",
     "task_layouts",
+    "task_rows",
     "token_batches",
     "token_spool",
     "tokenization",
@@ -51,10 +53,13 @@ def tokenization_settings(config: "ForgeConfig") -> dict[str, Any]:
     file counts by its content.
     """
     training, model = config.training, config.model
-    supervised = training.trainer_type == "sft"
+    supervised = training.trainer_type in ("sft", "pretraining")
     return {
         "rows": {
             "trainer_type": training.trainer_type,
+            "task": model.task,
+            "doc_stride": training.doc_stride if model.task == "extractive-question-answering" else None,
+            "summary_max_length": training.summary_max_length if model.task == "summarization" else None,
             "max_length": model.max_length,
             "packing_strategy": packing_strategy(config),
             "assistant_only_loss": training.assistant_only_loss if supervised else None,
@@ -156,6 +161,7 @@ def _code() -> Digest:
     return json_digest(
         {
             "modules": {name: Digest.of_file(here / f"{name}.py") for name in TOKENIZATION_MODULES},
+            "task_inputs": Digest.of_file(here.parent / "task_inputs.py"),
             "packages": {name: _version(name) for name in _PACKAGES},
         }
     )

@@ -1,4 +1,4 @@
-"""Rewards for GRPO: answer match, answer format, the caller's own functions, a reward model.
+"""Rewards for GRPO: answers, JSON, patterns, scorers, the caller's own functions, a reward model.
 
 A reward function takes TRL's keyword arguments (`completions`, `prompts`, one list for
 each further column of the rows) and returns one number for each completion. A completion
@@ -10,17 +10,24 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.errors import ConfigError, DataError, ModelError
-from forge_pipeline.models.hub import hub_token, is_offline
+from forge_pipeline.errors import ConfigError, DataError
+from forge_pipeline.training.reward_models import reward_model_reward
+from forge_pipeline.training.verifiable_rewards import (
+    Completion,
+    matches_pattern,
+    pattern_reward,
+    reasoning_gym_reward,
+    scorer_reward,
+    text_of,
+    valid_json,
+)
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+__all__ = ["Reward", "Rewards", "answer_format", "answer_match", "build_rewards", "final_answer", "text_of"]
 
 Reward = Callable[..., list[float]]
-Completion = str | Sequence[dict[str, Any]]
 
 ANSWER_COLUMNS = ("answer", "gold_answer", "solution")
 
@@ -32,10 +39,9 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 @dataclass(frozen=True)
 class Rewards:
-    """What GRPO is rewarded by, and for each a tokenizer where it is a model, else None."""
+    """What GRPO is rewarded by, in the order of the recipe's weights."""
 
-    functions: "list[Reward | PreTrainedModel]"
-    tokenizers: "list[PreTrainedTokenizerBase | None]"
+    functions: list[Reward]
 
 
 def build_rewards(config: ForgeConfig, columns: Sequence[str]) -> Rewards:
@@ -45,21 +51,44 @@ def build_rewards(config: ForgeConfig, columns: Sequence[str]) -> Rewards:
         columns: Of the tokenized rows.
 
     Raises:
-        ConfigError: An import path does not lead to a function.
-        DataError: Answer match has no column to compare with.
+        ConfigError: An import path does not lead to a function, or a pattern cannot be compiled.
+        DataError: A reward reads a column that the rows do not have.
         ModelError: The reward model cannot be loaded.
+        OptionalDependencyError: reasoning-gym is asked for and not installed.
     """
     training = config.training
-    functions: list[Any] = [_imported(path) for path in training.grpo_reward_functions]
-    tokenizers: list[Any] = [None] * len(functions)
+    functions = [_reward(spelling, columns) for spelling in training.grpo_reward_functions]
     if training.grpo_reward_model:
-        model, tokenizer = _reward_model(config, training.grpo_reward_model)
-        functions.append(model)
-        tokenizers.append(tokenizer)
-    if not functions:
-        functions = [answer_match(_answer_column(columns)), answer_format]
-        tokenizers = [None, None]
-    return Rewards(functions, tokenizers)
+        functions.append(reward_model_reward(config, training.grpo_reward_model, training.grpo_reward_model_revision))
+    return Rewards(functions or [answer_match(_answer_column(columns)), answer_format])
+
+
+def _reward(spelling: str, columns: Sequence[str]) -> Reward:
+    """One entry of `training.grpo_reward_functions`."""
+    kind, sign, value = spelling.partition("=")
+    if sign and kind == "regex":
+        return pattern_reward(value)
+    if sign and kind == "scorer":
+        return scorer_reward(_imported(value), value, final_answer)
+    if spelling == "answer_match":
+        return answer_match(_answer_column(columns))
+    if spelling == "reasoning_gym":
+        _check_column("metadata", spelling, columns)
+        return reasoning_gym_reward(final_answer)
+    if spelling == "matches_pattern":
+        _check_column("pattern", spelling, columns)
+    own: dict[str, Reward] = {
+        "answer_format": answer_format, "valid_json": valid_json, "matches_pattern": matches_pattern,
+    }  # fmt: skip
+    return own[spelling] if spelling in own else _imported(spelling)
+
+
+def _check_column(column: str, reward: str, columns: Sequence[str]) -> None:
+    if column not in columns:
+        raise DataError(
+            f"training.grpo_reward_functions: {reward} reads the column {column}, but the rows have "
+            f"{', '.join(columns)}; add it, or take another reward"
+        )
 
 
 def answer_match(column: str) -> Reward:
@@ -80,13 +109,6 @@ def answer_match(column: str) -> Reward:
 def answer_format(completions: Sequence[Completion], **columns: Any) -> list[float]:
     """A reward of 0.2 for a completion whose last line is ``Answer: ...`` or ``#### ...``, else 0.0."""
     return [0.2 if _ANSWER_FORMAT.search(text_of(completion)) else 0.0 for completion in completions]
-
-
-def text_of(completion: Completion) -> str:
-    """The text of a completion, whether it is text or a list of messages."""
-    if isinstance(completion, str):
-        return completion
-    return "\n".join(str(message.get("content") or "") for message in completion)
 
 
 def final_answer(text: str) -> str | None:
@@ -126,7 +148,7 @@ def _number(text: str) -> float | None:
     return float(found[0].replace(",", "")) if len(found) == 1 else None
 
 
-def _imported(path: str) -> Reward:
+def _imported(path: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
     try:
         function = getattr(import_module(module), name)
@@ -138,18 +160,3 @@ def _imported(path: str) -> Reward:
     if not callable(function):
         raise ConfigError(f"training.grpo_reward_functions: {path!r} is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]  # a callable from outside has no better type
-
-
-def _reward_model(config: ForgeConfig, name: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    import transformers
-
-    source = {
-        "revision": config.training.grpo_reward_model_revision,
-        "token": hub_token(config),
-        "local_files_only": is_offline(config),
-    }
-    try:
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **source)
-        return model, transformers.AutoTokenizer.from_pretrained(name, **source)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"training.grpo_reward_model: {name!r} cannot be loaded: {error}") from error
