@@ -131,6 +131,13 @@ _ROWS: tuple[EventType, ...] = (
     ),
     EventType("training.completed", {}, "fine_tuned_model", "12(2)(a)", "Fine-tuning ended and its model was stored."),
     EventType(
+        "training.resumed",
+        {"step": "integer", "checkpoint": "string"},
+        "fine_tuned_model",
+        "12(2)(a), 15",
+        "Fine-tuning went on from a checkpoint of the same recipe, rows and base model.",
+    ),
+    EventType(
         "training.oom_recovery",
         {"old_batch_size": "integer", "new_batch_size": "integer", "new_grad_accum": "integer"},
         "fine_tuned_model",
@@ -197,6 +204,27 @@ _ROWS: tuple[EventType, ...] = (
         "human_approval.rejected", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person rejected."
     ),
     EventType("pipeline.started", {}, "trainer", "12(1)", "A run of the pipeline began."),
+    EventType(
+        "pipeline.stage_started",
+        {"stage": "string", "trainer_type": "string"},
+        "trainer",
+        "12(1)",
+        "A stage of a chain of fine-tunes began.",
+    ),
+    EventType(
+        "pipeline.stage_completed",
+        {"stage": "string", "subject": "digest"},
+        "trainer",
+        "12(1)",
+        "A stage of a chain ended, and its gates let the next one go on from its model.",
+    ),
+    EventType(
+        "pipeline.stage_reused",
+        {"stage": "string", "subject": "digest"},
+        "trainer",
+        "12(1)",
+        "A resumed chain took over a stage's model from an earlier run, made by the same recipe from the same rows.",
+    ),
     EventType("pipeline.completed", {"success": "boolean"}, "trainer", "12(1)", "A run of the pipeline ended."),
     EventType("pipeline.failed", {"error": "string"}, "trainer", "12(1)", "A run of the pipeline ended in an error."),
     EventType(

@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("path")
     model.add_argument("--digest", help="the digest as it was recorded; else the registry is asked")
     model.set_defaults(verify=_verify_model)
+    again = kinds.add_parser("reproduce", help="a model, by training its first updates again")
+    again.add_argument("path", help="the directory that the fine-tune wrote")
+    again.add_argument("--recipe", required=True, metavar="FILE", help="the recipe that made it: YAML, or recipe.json")
+    again.add_argument("--data", required=True, metavar="DIR", help="the tokenized dataset that it was made from")
+    again.add_argument("--steps", type=int, metavar="K", help="updates to make; default: the last recorded up to 16")
+    again.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    again.set_defaults(verify=_verify_by_training)
     for each in kinds.choices.values():
         add_json_option(each)
 
@@ -263,6 +270,22 @@ def _verify_model(args: argparse.Namespace) -> int:
     }
     document = {"valid": valid, "reason": reason, "digest": model.digest, "expected": expected, "not_checked": gap}
     return _say(args, document, facts)
+
+
+def _verify_by_training(args: argparse.Namespace) -> int:
+    from forge_pipeline.cli.progress import showing_progress
+    from forge_pipeline.config import load_config
+    from forge_pipeline.data import TokenizedDataset
+    from forge_pipeline.models import ModelDirectory
+    from forge_pipeline.training import reproduce
+
+    config, dataset = load_config(args.recipe), TokenizedDataset.open(args.data)
+    with showing_progress(quiet=args.quiet) as report:
+        result = reproduce(config, dataset, ModelDirectory.open(args.path), steps=args.steps, progress=report)
+    facts = {"updates": result.steps, "recorded": result.expected, "found": result.actual}
+    if not result.valid:  # whoever sees other bits wants to know what computed them
+        facts |= {name.removeprefix("training:"): value for name, value in result.environment.items()}
+    return _say(args, asdict(result) | {"assurance": "retrained" if result.valid else None}, facts)
 
 
 def _registered(path: Path) -> str | None:
