@@ -1,0 +1,1 @@
+"""Fine-tuning by another tool, in that tool's own environment: `back_ends` says which, `protocol` how."""
