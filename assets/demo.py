@@ -28,12 +28,15 @@ from forge_pipeline.export import GgufModel, fidelity_gates
 from forge_pipeline.gates import GateDecision, Verdict
 from forge_pipeline.integrity import REPORT_FILE, Digest, loads_strict, read_report
 from forge_pipeline.models import ModelDirectory
+from forge_pipeline.progress import figures
 from forge_pipeline.training import loss_gate, read_training_report
 from resources.environment import CHECKOUT
 from resources.home import Home
 from resources.store import ArtifactStore
 
 LINE = "quickstart"
+_BAR_WIDTH = 58  # characters of words beside a bar
+_ON_THE_BAR = ("loss", "tokens_per_second", "memory_bytes", "eta_seconds")
 _COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.NOT_EVALUATED: "yellow"}
 
 
@@ -69,7 +72,11 @@ def materialize(console: Console, instance: dg.DagsterInstance, home: Home, log:
     ]
     console.print(f"[dim]$ dagster {' '.join(command[3:])}    (output: {_shown(log)})[/dim]\n")
     bar = Progress(
-        TextColumn("{task.description:<46}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn(f"{{task.description:<{_BAR_WIDTH}}}"),
+        BarColumn(16),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
     with log.open("wb") as output, bar:
         stages = bar.add_task("stages", total=len(Line(LINE).stages))
@@ -101,12 +108,13 @@ def show_progress(
     lines = progress_file.read_text().splitlines() if progress_file.exists() else []
     if lines:
         last = loads_strict(lines[-1])
-        numbers = "  ".join(f"{name} {value:.3g}" for name, value in list(last["metrics"].items())[:2])
+        known = {name: last["metrics"][name] for name in _ON_THE_BAR if last["metrics"].get(name) is not None}
+        numbers = figures(known)
         bar.update(
             steps,
             completed=last["step"],
             total=last["total"],
-            description=f"  {last['stage']}  {numbers or last['message']}"[:46],
+            description=f"  {last['stage']}  {numbers or last['message']}"[:_BAR_WIDTH],
         )
 
 

@@ -3,8 +3,6 @@
 Never the text of a row: an event log cannot be made to forget (GDPR Art. 17).
 """
 
-import base64
-import io
 from functools import singledispatch
 from typing import Any
 
@@ -20,7 +18,10 @@ from forge_pipeline.gates import GateDecision
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.release import ReleaseRecord
 from forge_pipeline.synthetic import SyntheticDataset
-from forge_pipeline.training import TrainingReport, read_training_report
+from forge_pipeline.training import read_training_report
+from resources.loss_curve import loss_json, loss_plot, loss_rows
+
+_IN_THE_CURVE = ("loss", "eval_loss", "learning_rate", "epoch")
 
 
 @singledispatch
@@ -127,9 +128,12 @@ def _(model: ModelDirectory) -> dict[str, Any]:
     }
     return {
         **{name: value for name, value in numbers.items() if value is not None},
+        **{f"last/{name}": value for name, value in report.metrics.items() if name not in _IN_THE_CURVE},
         "trainer": report.trainer_class,
         "base_model": model.record.base_model.name_or_path,
-        "loss_curve": dg.MetadataValue.md(f"![loss by step](data:image/png;base64,{loss_curve(report)})"),
+        "loss_curve": dg.MetadataValue.md(f"![loss by step](data:image/png;base64,{loss_plot(report)})"),
+        "loss_table": _table(loss_rows(report)),
+        "loss_history": dg.MetadataValue.json(loss_json(report)),
     }
 
 
@@ -227,28 +231,6 @@ def gate_table(decisions: tuple[GateDecision, ...]) -> dg.TableMetadataValue:
         for decision in decisions
     ]
     return _table(rows)
-
-
-def loss_curve(report: TrainingReport) -> str:
-    """The training and evaluation loss by step as a small PNG, base64."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 2.6), dpi=80, layout="constrained")
-    axes = figure.subplots()
-    train = [(point.step, point.loss) for point in report.loss_history if point.loss is not None]
-    evaluation = [(point.step, point.eval_loss) for point in report.loss_history if point.eval_loss is not None]
-    if train:
-        axes.plot(*zip(*train, strict=True), label="training loss", color="#3b5bdb")
-    if evaluation:
-        axes.plot(*zip(*evaluation, strict=True), "o-", label="evaluation loss", color="#e8590c")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.grid(alpha=0.3)
-    if train or evaluation:
-        axes.legend()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:

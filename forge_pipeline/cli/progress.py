@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from forge_pipeline.progress import Progress, Report, describe, silent
+from forge_pipeline.progress import Progress, Report, describe, figures, silent
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -74,7 +74,7 @@ class _RichBars:
 
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task("", total=None, stage=progress.stage)
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+        numbers = figures(progress.metrics, brief=True)
         self._bars.update(
             TaskID(self._tasks[progress.stage]),
             completed=progress.step,

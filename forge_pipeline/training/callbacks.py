@@ -4,17 +4,18 @@ The class is made inside a function, because its base comes from transformers.
 """
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 from forge_pipeline import progress as reporting
 from forge_pipeline.errors import TrainingError
+from forge_pipeline.training.pace import Pace
+from forge_pipeline.training.usage import memory_in_use
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 _STAGE = "fine_tune"
-_SHOWN = ("loss", "learning_rate", "epoch", "grad_norm", "eval_loss", "reward")
+_SHOWN = ("loss", "eval_loss", "reward", "learning_rate", "epoch", "grad_norm")
 
 
 def progress_callback(report: reporting.Report) -> "TrainerCallback":
@@ -24,20 +25,22 @@ def progress_callback(report: reporting.Report) -> "TrainerCallback":
     class ProgressReporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
         def __init__(self) -> None:
             self._latest: dict[str, float] = {}
-            self._tokens, self._since = 0.0, time.monotonic()
+            self._pace = Pace()
 
         def on_train_begin(
             self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
         ) -> None:
-            self._since = time.monotonic()
-            report(reporting.Progress(_STAGE, state.global_step, state.max_steps, "training"))
+            self._pace.begin(state.max_steps)
+            if state.is_world_process_zero:
+                report(reporting.Progress(_STAGE, state.global_step, state.max_steps, "training"))
 
         def on_step_end(
             self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
         ) -> None:
+            self._pace.step_done(state.global_step)
             # A step that is logged is reported by on_log, which comes after this and knows its loss.
             if state.global_step % state.logging_steps:
-                self._say(state, "training")
+                self._say(args, state, "training")
 
         def on_log(
             self,
@@ -52,19 +55,22 @@ def progress_callback(report: reporting.Report) -> "TrainerCallback":
             if "train_runtime" in logs:
                 return
             self._latest |= {name: float(logs[name]) for name in _SHOWN if isinstance(logs.get(name), int | float)}
-            self._count(logs)
-            self._say(state, "evaluating" if "eval_loss" in logs else "training")
+            if "loss" in logs and isinstance(tokens := logs.get("num_tokens"), int | float):
+                self._pace.counted(tokens)
+            self._say(args, state, "evaluating" if "eval_loss" in logs else "training")
 
-        def _count(self, logs: dict[str, Any]) -> None:
-            """Turn TRL's running token count into a rate since the last log."""
-            tokens, now = logs.get("num_tokens"), time.monotonic()
-            if isinstance(tokens, int | float) and tokens > self._tokens and now > self._since:
-                self._latest["tokens_per_second"] = (tokens - self._tokens) / (now - self._since)
-                self._tokens, self._since = tokens, now
+        def on_evaluate(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
+            self._pace.paused()
 
-        def _say(self, state: TrainerState, message: str) -> None:
+        def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+            self._pace.paused()
+
+        def _say(self, args: TrainingArguments, state: TrainerState, message: str) -> None:
             if state.is_world_process_zero:
-                report(reporting.Progress(_STAGE, state.global_step, state.max_steps, message, dict(self._latest)))
+                metrics = self._latest | self._pace.metrics() | memory_in_use(args.device.type)
+                report(reporting.Progress(_STAGE, state.global_step, state.max_steps, message, metrics))
 
     return ProgressReporter()
 
@@ -80,5 +86,5 @@ def check_finite(logs: dict[str, Any], step: int) -> None:
         if isinstance(value, int | float) and not math.isfinite(value):
             raise TrainingError(
                 f"training diverged: {name} is {value} at step {step}; lower training.learning_rate, raise "
-                "training.warmup_ratio, or look for broken rows. Nothing was saved"
+                "training.warmup_ratio, or look for broken rows"
             )

@@ -5,12 +5,12 @@ Equal recipes, data and machines give equal reports; times and memory go to `Res
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from forge_pipeline.errors import TrainingError
-from forge_pipeline.integrity import read_report
+from forge_pipeline.integrity import Digest, read_report
 from forge_pipeline.models.directory import ModelDirectory
 
 REPORT_NAME = "training_report.json"
@@ -31,6 +31,44 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
+class OomRecovery:
+    """Memory ran out: `step` is where training went on from, with fewer rows at a time and as many per update."""
+
+    step: int
+    old_batch_size: int
+    new_batch_size: int
+    new_grad_accum: int
+
+
+@dataclass(frozen=True)
+class WeightsAfter:
+    """Digest of the trainable weights after `step` optimizer updates."""
+
+    step: int
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class RewardModelReport:
+    """The reward model that ``trainer_type: rlhf`` trained first.
+
+    Attributes:
+        digest: Of its directory.
+        accuracy: Share of the held-out pairs whose chosen answer it scores higher; None without such pairs.
+        held_out_pairs: Pairs that it did not learn from.
+        metrics: As in the report of its own fine-tune.
+    """
+
+    digest: Digest
+    steps: int
+    train_loss: float | None
+    eval_loss: float | None
+    accuracy: float | None
+    held_out_pairs: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class TrainingReport:
     """A finished fine-tune.
 
@@ -44,6 +82,11 @@ class TrainingReport:
         dtype: Of the base weights in memory; ``nf4`` or ``fp4`` when they were quantized.
         stopped_early: Whether the evaluation loss stopped improving before the planned end.
         arguments: The TRL arguments that shape the weights, and `group_by_length`, which is ours.
+        oom_recoveries: Each time that memory ran out and a smaller batch was taken.
+        weights: Digests on the way, which `reproduce` holds a second training against.
+        world_size: Processes that trained together.
+        reward_model: What rlhf's policy was optimized against; None for other trainer types.
+        tool: Name and versions of the external tool that trained; empty where this library did.
     """
 
     trainer_type: str
@@ -63,6 +106,11 @@ class TrainingReport:
     device: str
     stopped_early: bool
     arguments: dict[str, Any]
+    oom_recoveries: tuple[OomRecovery, ...] = ()
+    weights: tuple[WeightsAfter, ...] = ()
+    world_size: int = 1
+    tool: dict[str, str] = field(default_factory=dict)
+    reward_model: RewardModelReport | None = None
 
 
 def read_training_report(model: ModelDirectory) -> TrainingReport:
@@ -112,6 +160,12 @@ def tokens_trained(log: list[dict[str, Any]]) -> int | None:
     return before_restarts + counts[-1]
 
 
+def tokens_since_start(log: list[dict[str, Any]]) -> int | None:
+    """TRL's running token count at the end: tokens of this process alone, also where it resumed another's run."""
+    counts = [int(entry["num_tokens"]) for entry in log if "loss" in entry and "num_tokens" in entry]
+    return counts[-1] if counts else None
+
+
 def last_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
     """The last finite value of each number in the Trainer's log that does not depend on the clock."""
     latest: dict[str, float] = {}
@@ -121,6 +175,13 @@ def last_metrics(log: list[dict[str, Any]]) -> dict[str, float]:
             if number is not None and name not in _OWN_FIELDS and not any(word in name for word in _CLOCK_WORDS):
                 latest[name] = number
     return dict(sorted(latest.items()))
+
+
+def perplexity(method_metrics: tuple[str, ...], eval_loss: float | None) -> dict[str, float]:
+    """exp of the loss, where that is the mean over tokens; nothing where it is too large to mean anything."""
+    if "eval_perplexity" not in method_metrics or eval_loss is None or eval_loss > 100:
+        return {}
+    return {"eval_perplexity": math.exp(eval_loss)}
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
