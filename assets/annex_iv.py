@@ -19,7 +19,7 @@ from forge_pipeline.export import GgufModel
 from forge_pipeline.models import ModelDirectory
 from resources.environment import environment, recorded_packages
 from resources.evidence import AuditLogResource
-from resources.history import materialization_records, previous_bundle, run_events, training_usage
+from resources.history import materialization_records, previous_bundle, run_events, training_environment, training_usage
 from resources.reconciliation import reconcile_line
 from resources.settings import DeploymentResource
 
@@ -64,7 +64,7 @@ def build_annex_iv_bundle(line: Line) -> dg.AssetsDefinition:
             audit_log_path=logger.log_path,
             anchor=logger.anchor(),
             materializations=records,
-            environment=environment(),
+            environment=environment() | training_environment(context, line.key("fine_tuned_model")),
             generated_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             history=run_events(context, [str(record["run_id"]) for record in records]),
             usage=training_usage(context, line.key("fine_tuned_model")),

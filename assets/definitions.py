@@ -43,6 +43,35 @@ STUDIO_JOBS = dg.DynamicPartitionsDefinition(name="studio_jobs")
 
 def build_line(line: Line) -> dg.Definitions:
     """All assets, checks and automation of one line."""
+    *earlier, line = line.parts()
+    return dg.Definitions.merge(*map(build_part, earlier), _build_whole(line))
+
+
+def build_part(part: Line) -> dg.Definitions:
+    """A stage of the recipe's `pipeline` before the last: its own rows, and the model that the next goes on from."""
+    cleans = part.dataset_stage == "clean_dataset"
+    measured = part.is_measured
+    return dg.Definitions(
+        assets=[
+            ingestion.build_raw_dataset(part),
+            *([cleaning.build_clean_dataset(part)] if cleans else []),
+            dataset_audit.build_dataset_audit_report(part),
+            tokenization.build_tokenized_dataset(part),
+            fine_tuning.build_fine_tuned_model(part),
+            *([benchmarking.build_benchmark_report(part), safety.build_safety_report(part)] if measured else []),
+        ],
+        asset_checks=[
+            ingestion.build_raw_dataset_checks(part),
+            *([cleaning.build_clean_dataset_checks(part)] if cleans else []),
+            dataset_audit.build_dataset_audit_checks(part),
+            tokenization.build_tokenized_dataset_checks(part),
+            fine_tuning.build_fine_tuned_model_checks(part),
+            *([benchmarking.build_benchmark_checks(part), safety.build_safety_checks(part)] if measured else []),
+        ],
+    )
+
+
+def _build_whole(line: Line) -> dg.Definitions:
     job = dg.define_asset_job(f"{line.name}_job", selection=dg.AssetSelection.groups(line.name))
     schedule = automation.build_schedule(line, job.name)
     sensor = automation.build_new_data_sensor(line, job.name)

@@ -23,8 +23,10 @@ def build_erasure_checks(line: Line) -> dg.AssetChecksDefinition:
         audit_log: AuditLogResource,
     ) -> Iterator[dg.AssetCheckResult]:
         record = fine_tuned_model.record
+        inputs = (record.tokenized_digest, *record.dataset_digests)
+        inputs += tuple(digest for stage in record.earlier for digest in (stage.tokenized_digest, stage.model_digest))
         found = erasure.erased_behind(
-            deployment.home.root, record.dataset_digest, fine_tuned_model.digest, inputs=(record.tokenized_digest,)
+            deployment.home.root, record.dataset_digest, fine_tuned_model.digest, inputs=inputs
         )
         words = erasure.explanation(found) if found else "no erasure concerns the data that it was trained on"
         facts = {CHECK: (not found, words)}

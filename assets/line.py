@@ -9,7 +9,7 @@ matched by parameter name.
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +17,11 @@ from typing import Any
 import dagster as dg
 
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
+from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.errors import ForgeError
+from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
 from forge_pipeline.integrity import Digest, json_digest
+from forge_pipeline.models import ModelDirectory
 from resources.evidence import AuditLogResource
 from resources.last_word import failure
 
@@ -36,6 +39,12 @@ STAGES = (
     "annex_iv_bundle",
     "released_model",
 )
+_HANDED_ON = {
+    "fine_tuned_model": ModelDirectory,
+    "dataset_audit_report": DatasetAudit,
+    "benchmark_report": BenchmarkResult,
+    "safety_report": SafetyReport,
+}
 OPTIONAL_STAGES = ("synthetic_dataset", "clean_dataset")
 """Stages of lines whose recipe asks for them."""
 
@@ -49,12 +58,38 @@ class Line:
         recipe_file: The YAML file; None for the studio line, whose jobs bring their own.
         config: The recipe as it was when the code location loaded; None as above, or if it is broken.
         partitions: One key per job for the studio line.
+        part: Which stage of the recipe's `pipeline` this is; None: the last one, or the only one.
+        previous: The part that this one goes on from.
     """
 
     name: str
     recipe_file: Path | None = None
     config: ForgeConfig | None = None
     partitions: dg.PartitionsDefinition[str] | None = None
+    part: str | None = None
+    previous: "Line | None" = None
+
+    def parts(self) -> tuple["Line", ...]:
+        """The line as a chain: a part for each earlier stage of its recipe's `pipeline`, then the line itself."""
+        chain: list[Line] = []
+        for stage in self.config.earlier_stages if self.config else ():
+            assert self.config is not None
+            config = self.config.stage_config(stage.name)
+            previous = chain[-1] if chain else None
+            chain.append(replace(self, config=config, part=stage.name, previous=previous))
+        return (*chain, replace(self, previous=chain[-1] if chain else None))
+
+    def recipe_of(self, recipe: ForgeConfig) -> ForgeConfig:
+        """What of the line's recipe this part follows."""
+        return recipe.stage_config(self.part) if self.part else recipe
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether benchmark and safety are measured here: always at the end, earlier where a stage asks for it."""
+        if self.part is None or self.config is None:
+            return True
+        asked = (self.config.evaluation.benchmark, self.config.evaluation.safety)
+        return any(section is not None and section.enabled for section in asked)
 
     @property
     def config_digest(self) -> Digest | None:
@@ -77,13 +112,21 @@ class Line:
         return tuple(stage for stage in STAGES if asked_for.get(stage, True))
 
     def key(self, stage: str) -> dg.AssetKey:
-        return dg.AssetKey([self.name, stage])
+        return dg.AssetKey([self.name, self.part, stage] if self.part and stage != "recipe" else [self.name, stage])
 
     def inputs(self, function: Callable[..., Any]) -> dict[str, dg.AssetIn]:
-        """Parameters named after a stage take its result; ``dataset`` takes the rows that this line trains on."""
+        """Parameters named after a stage take its result; ``dataset`` takes the rows that this line trains on.
+
+        ``**previous`` takes what the part before made, by the names of its stages.
+        """
         stages = {**{stage: stage for stage in STAGES}, "dataset": self.dataset_stage}
-        names = [name for name in inspect.signature(function).parameters if name in stages]
-        return {name: dg.AssetIn(key=self.key(stages[name])) for name in names}
+        parameters = inspect.signature(function).parameters
+        found = {name: dg.AssetIn(key=self.key(stages[name])) for name in parameters if name in stages}
+        if "previous" in parameters and self.previous:
+            measured = ("benchmark_report", "safety_report") if self.previous.is_measured else ()
+            for stage in ("fine_tuned_model", "dataset_audit_report", *measured):  # typed here: ** has one annotation
+                found[f"previous_{stage}"] = dg.AssetIn(key=self.previous.key(stage), dagster_type=_HANDED_ON[stage])
+        return found
 
     def stage(
         self,
@@ -142,7 +185,7 @@ class Line:
             ins = self.inputs(function)
             keys = [taken.key for taken in ins.values() if taken.key]
             return dg.multi_asset_check(
-                name=f"{self.name}__{function.__name__}",
+                name="__".join(filter(None, [self.name, self.part, function.__name__])),
                 specs=[
                     dg.AssetCheckSpec(
                         name,
@@ -191,6 +234,8 @@ def _as_stage(line: Line, function: Callable[..., Any]) -> Callable[..., Iterato
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Iterator[dg.MaterializeResult[Any]]:
+        if "recipe" in kwargs:
+            kwargs["recipe"] = line.recipe_of(kwargs["recipe"])
         try:
             value = function(*args, **kwargs)
         except ForgeError as error:

@@ -28,23 +28,27 @@ def recipe_reference() -> str:
         "Annotated: `configs/quickstart.yaml`, one recipe for each trainer type, `configs/compliance_strict.yaml`.",
         "",
     ]
-    lines += _section("(top level)", ForgeConfig)
+    lines += _section("(top level)", ForgeConfig, {})
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(path: str, model: type[BaseModel]) -> list[str]:
+def _section(path: str, model: type[BaseModel], known: dict[type[BaseModel], str]) -> list[str]:
+    known[model] = path
     lines = [f"## `{path}`", "", (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "), ""]
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     inner: list[str] = []
     for name, field in model.model_fields.items():
         section = next(iter(_sections(field.annotation)), None)
-        if section is not None:
+        meaning = field.description or ""
+        if section in known:  # a stage of a pipeline has the sections of the recipe
+            meaning = " ".join(filter(None, [meaning, f"As `{known[section]}`."]))
+        elif section is not None:
             child = name if path == "(top level)" else f"{path}.{name}"
-            inner += _section(child, section)
+            inner += _section(child, section, known)
         bounds = ", ".join(str(part) for part in field.metadata if not callable(part))
         kind = _type(field.annotation) + (f" ({bounds})" if bounds else "")
         default = "**required**" if field.is_required() else _default(field.get_default(call_default_factory=True))
-        lines.append(f"| `{name}` | {_escape(kind)} | {_escape(default)} | {_escape(field.description or '')} |")
+        lines.append(f"| `{name}` | {_escape(kind)} | {_escape(default)} | {_escape(meaning)} |")
     return [*lines, "", *inner]
 
 

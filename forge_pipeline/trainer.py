@@ -9,7 +9,7 @@ holds the events of all runs::
     <output_dir>/audit_log.jsonl
     <output_dir>/run-0001/synthetic_dataset, raw_dataset, clean_dataset, dataset_audit_report,
                           tokenized_dataset, checkpoints, final_model, benchmark_report, safety_report, judge_report,
-                          resource_usage.json, train_result.json
+                          resource_usage.json, training_environment.json, train_result.json
 
 A failed gate deletes nothing. With `evaluation.auto_revert` the candidate is moved to
 ``run-<number>/quarantine/``; without it the model stays where it is, and `success` is
@@ -19,6 +19,7 @@ False. If the recipe asks for approvals, the model waits in ``<final_model_dir>.
 import os
 import platform
 import re
+import shutil
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,8 @@ from forge_pipeline._version import __version__
 from forge_pipeline.config import ForgeConfig, config_digest, policy_digest
 from forge_pipeline.errors import ConfigError, GateFailedError, TrainingError
 from forge_pipeline.gates import GateDecision, Verdict, check_gates
-from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, report_to_json, write_report
+from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, canonical_json, report_to_json, write_report
+from forge_pipeline.integrity.atomic import write_file
 from forge_pipeline.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from forge_pipeline.data import RawDataset, TokenizedDataset
     from forge_pipeline.dataset_audit import DatasetAudit
     from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport
-    from forge_pipeline.models import ModelDirectory
+    from forge_pipeline.models import ModelDirectory, PreviousStage
     from forge_pipeline.synthetic import SyntheticDataset
     from forge_pipeline.training import FineTune
 
@@ -134,16 +136,17 @@ class ForgeTrainer:
 
         config = self.config
         check_training(config)
-        output_dir = Path(config.training.output_dir).expanduser()
-        checkpoint = _newest_checkpoint(output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
+        output_dir = Path(config.pipeline.output_dir if config.pipeline else config.training.output_dir).expanduser()
+        resumed = _newest_run(output_dir) if resume_from_checkpoint is True else None
+        checkpoint = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
         run_dir = _fresh_run_directory(output_dir)
         log = AuditLogger(output_dir, f"{run_dir.name}-{uuid.uuid4().hex[:12]}")
         notifier = WebhookNotifier(config)
-        run = _Run(config, run_dir, log, progress)
+        run = _Run(config, run_dir, log, progress, resumed=resumed)
         log.log_event("pipeline.started", line=config.name, folder=run_dir.name)
         notifier.notify_start(log.run_id)
         try:
-            result = run.run(checkpoint or None)
+            result = run.run(checkpoint)
             write_report(run_dir / "train_result.json", result)
         except BaseException as error:  # also an interrupt: the log must say how the run ended, and then it goes on
             log.log_event("pipeline.failed", error=f"{type(error).__name__}: {error}")
@@ -167,8 +170,18 @@ class ForgeTrainer:
 class _Run:
     """One run: the stages in order, each logged when its artefact is there."""
 
-    def __init__(self, config: ForgeConfig, run_dir: Path, log: "AuditLogger", progress: Report) -> None:
+    def __init__(
+        self,
+        config: ForgeConfig,
+        run_dir: Path,
+        log: "AuditLogger",
+        progress: Report,
+        *,
+        resumed: Path | None = None,
+        part: str | None = None,
+    ) -> None:
         self._config, self._dir, self._log, self._progress = config, run_dir, log, progress
+        self._resumed, self._part = resumed, part
         self._gates: list[GateDecision] = []
         self._records: list[dict[str, Any]] = []
 
@@ -181,24 +194,100 @@ class _Run:
             policy_digest=policy_digest(config),
         )
         self._check_base_model()
-        raw = self._clean(self._ingest(self._synthesize()))
-        audit = self._audit(raw)
         try:
+            previous = self._earlier_stages()
+            raw = self._clean(self._ingest(self._synthesize()))
+            audit = self._audit(raw)
             check_gates("training", audit.gates, subject=raw.digest)
         except GateFailedError as error:
             return self._result(success=False, error=str(error))
         tokenized = self._tokenize(raw)
-        tuned = self._fine_tune(raw, tokenized, checkpoint)
-        candidate = self._candidate(tuned)
+        tuned = self._fine_tune(raw, tokenized, checkpoint or self._checkpoint(), previous)
+        candidate = self._candidate(tuned, previous)
         evaluations = self._evaluate(candidate, raw)
         self._attest(raw, audit, tokenized, tuned, candidate, evaluations)
         return self._settle(tuned, candidate, evaluations)
 
+    def _earlier_stages(self) -> "PreviousStage | None":
+        """The chain up to its last stage, each in ``stages/<name>/`` of the run's folder.
+
+        Raises:
+            GateFailedError: A stage's gates stop the chain.
+        """
+        previous = None
+        for stage in self._config.earlier_stages:
+            config, where = self._config.stage_config(stage.name), Path("stages", stage.name)
+            resumed = self._resumed / where if self._resumed else None
+            (self._dir / where).mkdir(parents=True)
+            part = _Run(config, self._dir / where, self._log, self._progress, resumed=resumed, part=stage.name)
+            self._log.log_event(
+                "pipeline.stage_started", stage=stage.name, trainer_type=config.training.trainer_type,
+                config_digest=config_digest(config),
+            )  # fmt: skip
+            try:
+                previous = part.hand_on(previous)
+            finally:
+                self._gates += part._gates
+                self._records += part._records
+            self._log.log_event("pipeline.stage_completed", stage=stage.name, subject=previous.model.digest)
+        return previous
+
+    def hand_on(self, previous: "PreviousStage | None") -> "PreviousStage":
+        """Run one earlier stage of a chain; what the next one goes on from."""
+        from forge_pipeline.models import go_on_from
+
+        assert self._part is not None
+        raw = self._clean(self._ingest(None))
+        audit = self._audit(raw)
+        check_gates("training", audit.gates, subject=raw.digest)
+        tokenized = self._tokenize(raw)
+        candidate = self._finished_before(raw, tokenized, previous)
+        if candidate is None:
+            candidate = self._candidate(self._fine_tune(raw, tokenized, self._checkpoint(), previous), previous)
+        decided = len(self._gates)
+        self._evaluate(candidate, raw)
+        return go_on_from(self._part, candidate, about_rows=audit.gates, about_model=self._gates[decided:])
+
+    def _finished_before(
+        self, raw: "RawDataset", tokenized: "TokenizedDataset", previous: "PreviousStage | None"
+    ) -> "ModelDirectory | None":
+        """This stage's model from the run that is resumed, if it was made of exactly the same."""
+        from forge_pipeline.models import ModelDirectory
+        from forge_pipeline.models.directory import RECORD_FILE
+
+        found = self._resumed / self._model_name if self._resumed else None
+        if found is None or not (found / RECORD_FILE).is_file():
+            return None
+        model = ModelDirectory.open(found)
+        made_from = (model.record.config_digest, model.record.tokenized_digest, model.record.earlier)
+        before = (*previous.model.record.earlier, previous.stage) if previous else ()
+        if made_from != (config_digest(self._config), tokenized.digest, before):
+            return None
+        shutil.copytree(found, self._dir / self._model_name)
+        taken = ModelDirectory.open(self._dir / self._model_name)
+        name = "merged_model" if self._config.merges_adapter else "fine_tuned_model"
+        self._materialized(name, taken, {"raw_dataset": raw, "tokenized_dataset": tokenized})
+        self._log.log_event("pipeline.stage_reused", stage=self._part, subject=taken.digest)
+        return taken
+
+    def _checkpoint(self) -> str | None:
+        """The newest whole checkpoint of this stage in the run that is resumed."""
+        from forge_pipeline.training.checkpoints import newest_checkpoint
+
+        found = newest_checkpoint(self._resumed / "checkpoints") if self._resumed else None
+        return str(found.path) if found else None
+
     def _check_base_model(self) -> None:
         """First of all, because everything before training takes minutes on a large dataset."""
         from forge_pipeline.models import resolve_base_model
+        from forge_pipeline.models.compatibility import check_compatibility
+        from forge_pipeline.models.devices import pick_device
 
-        resolve_base_model(self._config)
+        config = self._config
+        base = resolve_base_model(config)
+        for each in (*(config.stage_config(stage.name) for stage in config.earlier_stages), config):
+            if each.model.backend == "transformers":  # the others run on the packages of another environment
+                check_compatibility(each, base, pick_device())
 
     def _synthesize(self) -> "SyntheticDataset | None":
         """The teacher's rows, where the recipe has a teacher. Answers of a run that ended early are taken up."""
@@ -269,8 +358,14 @@ class _Run:
         self._materialized("tokenized_dataset", tokenized, {"raw_dataset": raw})
         return tokenized
 
-    def _fine_tune(self, raw: "RawDataset", tokenized: "TokenizedDataset", checkpoint: str | None) -> "FineTune":
-        from forge_pipeline.training import fine_tune
+    def _fine_tune(
+        self,
+        raw: "RawDataset",
+        tokenized: "TokenizedDataset",
+        checkpoint: str | None,
+        previous: "PreviousStage | None",
+    ) -> "FineTune":
+        from forge_pipeline.training.ranks import launched_fine_tune
 
         config = self._config
         self._log.log_event(
@@ -279,7 +374,7 @@ class _Run:
             model=config.model.name_or_path,
             dataset=str(raw.digest),
         )
-        tuned = fine_tune(
+        tuned = launched_fine_tune(
             config,
             tokenized,
             raw.digest,
@@ -287,8 +382,13 @@ class _Run:
             progress=self._progress,
             work_dir=self._dir / "checkpoints",
             resume_from_checkpoint=checkpoint,
+            previous=previous,
+            log_event=self._log.log_event,
+            run_id="-".join(filter(None, [self._log.run_id, self._part])),
+            logs_dir=(self._dir.parents[2] if self._part else self._dir.parent) / "logs",
         )
         write_report(self._dir / "resource_usage.json", tuned.usage)
+        write_file(self._dir / "training_environment.json", canonical_json(tuned.environment))
         self._materialized("fine_tuned_model", tuned.model, {"raw_dataset": raw, "tokenized_dataset": tokenized})
         self._log.log_event(
             "training.completed", subject=tuned.model.digest, steps=tuned.report.steps, device=tuned.report.device
@@ -298,15 +398,16 @@ class _Run:
     @property
     def _model_name(self) -> str:
         name = self._config.training.final_model_dir
-        return f"{name}.staging" if self._config.approvals_needed else name
+        return f"{name}.staging" if self._config.approvals_needed and self._part is None else name
 
-    def _candidate(self, tuned: "FineTune") -> "ModelDirectory":
+    def _candidate(self, tuned: "FineTune", previous: "PreviousStage | None") -> "ModelDirectory":
         """What the gates judge is exactly what is delivered: the merged model where the recipe asks for one."""
         if not self._config.merges_adapter:
             return tuned.model
         from forge_pipeline.models import merge
 
-        merged = merge(self._config, tuned.model, self._dir / self._model_name)
+        base = previous.base if previous else None
+        merged = merge(self._config, tuned.model, self._dir / self._model_name, base=base)
         self._materialized("merged_model", merged, {"fine_tuned_model": tuned.model})
         return merged
 
@@ -344,7 +445,6 @@ class _Run:
         from forge_pipeline.annex_iv import BundleInputs
         from forge_pipeline.annex_iv.attested import attested_inputs
         from forge_pipeline.attestation import SigningKeys, installed_packages
-        from forge_pipeline.integrity.atomic import write_file
 
         inputs = BundleInputs(
             config=self._config,
@@ -358,7 +458,7 @@ class _Run:
             audit_log_path=None,
             anchor=None,
             materializations=tuple(self._records),
-            environment={},
+            environment=tuned.environment,
             generated_at=_now(),
             usage=tuned.usage,
         )
@@ -406,7 +506,7 @@ class _Run:
         )
 
     def _key(self, name: str) -> str:
-        return f"{self._config.name}/{name}"
+        return "/".join(filter(None, [self._config.name, self._part, name]))
 
     def _report(self, name: str, report: Any, inputs: dict[str, DirectoryArtifact]) -> None:
         """Store a report as an artefact of its own."""
@@ -516,16 +616,17 @@ def _fresh_run_directory(output_dir: Path) -> Path:
         return output_dir / f"run-{number:04d}"
 
 
-def _newest_checkpoint(output_dir: Path) -> str:
-    """The last checkpoint of the last run that has one.
+def _newest_run(output_dir: Path) -> Path:
+    """The last run that left something to go on from: a checkpoint, or a finished stage of a chain.
 
     Raises:
         TrainingError: There is none.
     """
-    from forge_pipeline.training.checkpoints import find_checkpoints
+    from forge_pipeline.training.checkpoints import newest_checkpoint
 
     runs = sorted((path for path in output_dir.glob("run-*") if _RUN.fullmatch(path.name)), reverse=True)
     for run in runs:
-        if checkpoints := find_checkpoints(run / "checkpoints"):
-            return str(checkpoints[-1])
+        stages = sorted(run.glob("stages/*"))
+        if any(newest_checkpoint(part / "checkpoints") for part in (run, *stages)) or len(stages) > 1:
+            return run
     raise TrainingError(f"there is no checkpoint to resume from under {output_dir}; start without resuming")

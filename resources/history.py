@@ -12,6 +12,7 @@ from forge_pipeline.annex_iv.evidence import DOCUMENT_VERSION
 from forge_pipeline.errors import EvidenceError
 from forge_pipeline.integrity import Digest
 from forge_pipeline.training import ResourceUsage
+from resources.stage_process import ENVIRONMENT
 from resources.store import ArtifactStore
 
 _PAGE = 1000  # events
@@ -77,6 +78,15 @@ def training_usage(context: dg.AssetExecutionContext, model: dg.AssetKey) -> Res
     values: dict[str, Any] = dict.fromkeys(names)
     values |= {name: event.metadata[f"usage/{name}"].value for name in names if f"usage/{name}" in event.metadata}
     return ResourceUsage(**values)
+
+
+def training_environment(context: dg.AssetExecutionContext, model: dg.AssetKey) -> dict[str, str]:
+    """Where the latest materialization of `model` was trained, from its event; empty if it carries no such facts."""
+    partitions = [context.partition_key] if context.has_partition_key else None
+    found = context.instance.fetch_materializations(AssetRecordsFilter(model, asset_partitions=partitions), limit=1)
+    event = found.records[0].asset_materialization if found.records else None
+    facts = event.metadata[ENVIRONMENT].value if event is not None and ENVIRONMENT in event.metadata else {}
+    return {str(name): str(value) for name, value in facts.items()}
 
 
 def run_events(context: dg.AssetExecutionContext, run_ids: Iterable[str]) -> bytes:

@@ -11,10 +11,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +20,10 @@ import dagster as dg
 from forge_pipeline import errors
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, read_report, write_report
+from forge_pipeline.models.threads import free_cores
+from forge_pipeline.training.child_process import end_group, run_child
+from forge_pipeline.training.distributed import count_gpus
+from forge_pipeline.training.launcher import Launch, alone, build_launch, read_outcome
 from resources.environment import CHECKOUT
 from resources.home import Home
 from resources.last_word import failure
@@ -30,8 +31,10 @@ from resources.store import ArtifactStore
 
 Result = TypeVar("Result")
 
-_GRACE = ((signal.SIGINT, 2.0), (signal.SIGTERM, 1.5), (signal.SIGKILL, 1.0))  # seconds after each signal
-_POLL = 0.1  # seconds
+__all__ = ["ENVIRONMENT", "StageProcess", "end_group"]
+
+ENVIRONMENT = "training_environment"
+"""Metadata of a trained model: what may make it come out different elsewhere."""
 
 
 class StageProcess(dg.ConfigurableResource[Any]):
@@ -40,8 +43,8 @@ class StageProcess(dg.ConfigurableResource[Any]):
     Attributes:
         home: FORGE_HOME.
         store_root: Where artefacts are stored.
-        launcher: Command in front of ``-m resources.stage_worker``; empty takes this interpreter.
-            ``torchrun --standalone --nproc-per-node=2`` runs the same worker on two ranks.
+        launcher: Command in front of ``-m resources.stage_worker`` for the stage that trains, for example
+            ``accelerate launch --config_file cluster.yaml``; empty takes what the recipe's `distributed:` asks for.
     """
 
     home: str
@@ -55,6 +58,8 @@ class StageProcess(dg.ConfigurableResource[Any]):
         recipe: ForgeConfig,
         inputs: Mapping[str, Any],
         returns: type[Result],
+        *,
+        log_event: Callable[..., object] | None = None,
     ) -> Result:
         """Run one stage and return its typed result.
 
@@ -63,6 +68,8 @@ class StageProcess(dg.ConfigurableResource[Any]):
             inputs: Artefacts (passed as paths), reports (passed as files) and plain JSON values.
             returns: The stage's result type: a `DirectoryArtifact`, which is published to the
                 store, or a report.
+            log_event: Called with the name and fields of each event that the stage had for the audit log, also of
+                one that failed or was cancelled.
 
         Raises:
             ForgeError: What the stage raised.
@@ -83,80 +90,47 @@ class StageProcess(dg.ConfigurableResource[Any]):
             "progress_file": str(home.progress_file(context.run_id)),
         }
         (work / "spec.json").write_text(json.dumps(spec))
-        code = self._spawn(context, work / "spec.json")
-        outcome = _read_outcome(work / "outcome.json")
+        try:
+            code = self._spawn(context, work / "spec.json", self._launch(stage, recipe))
+        finally:
+            _pass_on_events(work / "events.jsonl", log_event)
+        outcome = read_outcome(work / "outcome.json")
         _raise_error(stage, code, outcome)
         context.add_output_metadata({f"usage/{name}": value for name, value in outcome["usage"].items()})
+        if (facts := work / "environment.json").exists():
+            context.add_output_metadata({ENVIRONMENT: json.loads(facts.read_text())})
         if issubclass(returns, DirectoryArtifact):
             store = ArtifactStore(self.store_root, home.store)
             return returns.open(store.path(store.publish(work / "output")))
         return read_report(work / "output" / REPORT_FILE, returns)
 
-    def _spawn(self, context: dg.AssetExecutionContext, spec: Path) -> int:
-        """Start the child, wait for it, and return its exit code; on interruption end its group."""
-        command = [*(self.launcher or [sys.executable]), "-m", "resources.stage_worker", str(spec)]
-        with dg.open_pipes_session(
-            context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(include_stdio_in_messages=False)
-        ) as session:
-            lifeline, parent_end = os.pipe()
+    def _launch(self, stage: str, recipe: ForgeConfig) -> Launch:
+        """How the stage's processes are started: several only where it trains."""
+        gpus = count_gpus(os.environ)
+        if stage != "fine_tune":
+            return alone(os.environ, gpus)
+        return build_launch(recipe, environ=os.environ, gpus=gpus, command=self.launcher)
+
+    def _spawn(self, context: dg.AssetExecutionContext, spec: Path, launch: Launch) -> int:
+        """Start the child, wait for it, and return its exit code; on interruption end all its processes."""
+        with (
+            dg.open_pipes_session(
+                context,
+                dg.PipesTempFileContextInjector(),
+                dg.PipesTempFileMessageReader(include_stdio_in_messages=False),
+            ) as session,
+            launch.lifeline(spec.parent) as held,
+        ):
             environment = {
                 **os.environ,
+                **launch.environment,
                 **session.get_bootstrap_env_vars(),
+                **held,
                 "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]),
                 "FORGE_HOME": self.home,
-                "FORGE_LIFELINE_FD": str(lifeline),
             }
-            environment.setdefault("OMP_NUM_THREADS", str(free_cores()))
-            try:
-                process = subprocess.Popen(
-                    command, env=environment, start_new_session=True, pass_fds=[lifeline], stdin=subprocess.DEVNULL
-                )
-                try:
-                    while process.poll() is None:
-                        time.sleep(_POLL)
-                except BaseException:
-                    end_group(process)
-                    raise
-                return process.returncode
-            finally:
-                os.close(lifeline)
-                os.close(parent_end)
-
-
-def free_cores() -> int:
-    """Cores that are idle now, at least one.
-
-    OpenMP threads spin while they wait for each other: on a core that somebody else uses, a second thread makes
-    a training step slower than one thread alone. The weights are the same bits whatever the number of threads.
-    """
-    import psutil
-
-    busy = psutil.cpu_percent(interval=0.3) / 100
-    return max(1, round((os.cpu_count() or 1) * (1 - busy)))
-
-
-def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a child's whole process group within five seconds."""
-    for number, seconds in _GRACE:
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and _group_alive(process):
-            time.sleep(0.05)
-        if not _group_alive(process):
-            break
-    process.poll()
-
-
-def _group_alive(process: "subprocess.Popen[bytes]") -> bool:
-    process.poll()  # reaps the leader, which would otherwise count as alive
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+            environment.setdefault("OMP_NUM_THREADS", str(launch.threads(free_cores())))
+            return run_child(launch.of_module("resources.stage_worker", str(spec)), environment=environment)
 
 
 def _pass(value: Any, work: Path, name: str) -> Any:
@@ -170,8 +144,14 @@ def _pass(value: Any, work: Path, name: str) -> Any:
     return {"report": str(file)}
 
 
-def _read_outcome(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _pass_on_events(file: Path, log_event: Callable[..., object] | None) -> None:
+    """What the stage had for the audit log; a line that a killed process did not finish is not an event."""
+    if log_event is None or not file.exists():
+        return
+    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            values = json.loads(line)
+            log_event(values["event"], **values["fields"])
 
 
 def _raise_error(stage: str, code: int, outcome: Mapping[str, Any]) -> None:

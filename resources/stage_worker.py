@@ -6,11 +6,10 @@ the pipe it held closes and this process ends its own group.
 """
 
 import json
+import logging
 import os
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,9 @@ from forge_pipeline.integrity import REPORT_FILE, Digest, DirectoryArtifact, rea
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.progress import Progress, ProgressFile, Report, describe, silent
 from forge_pipeline.synthetic import SyntheticDataset
+from forge_pipeline.training.child_process import follow_parent
+from forge_pipeline.training.distributed import first_rank, read_ranks
+from forge_pipeline.training.launcher import write_outcome
 
 _WORTH_A_SECOND_PROCESS = 50_000  # rows
 _LOG_EVERY = 2.0  # seconds between log lines in the Dagster UI: one row in the event log each
@@ -97,16 +99,39 @@ def fine_tune(
 ) -> tuple[DirectoryArtifact, Any]:
     from forge_pipeline import models, training
 
+    previous = None
+    if "previous_model" in inputs:
+        stage = read_report(Path(inputs["previous_stage"]["report"]), models.StageRecord)
+        previous = models.PreviousStage(ModelDirectory.open(inputs["previous_model"]), stage)
+    work = output_dir.parent
     done = training.fine_tune(
         config,
         TokenizedDataset.open(inputs["tokenized_dataset"]),
         Digest(inputs["raw_digest"]),
         output_dir.with_name("adapter") if config.merges_adapter else output_dir,
-        work_dir=output_dir.parent / "checkpoints",
+        work_dir=Path(inputs.get("checkpoints") or work / "checkpoints"),
         progress=progress,
+        previous=previous,
+        run_id=inputs.get("run_id"),
+        logs_dir=models.forge_home() / "logs" / config.name,
+        resume_from_checkpoint="auto",
+        log_event=_event_writer(work / "events.jsonl"),
     )
-    model = models.merge(config, done.model, output_dir) if config.merges_adapter else done.model
-    return model, done.usage
+    if first_rank(os.environ):
+        (work / "environment.json").write_text(json.dumps(done.environment))
+    if not config.merges_adapter or not first_rank(os.environ):
+        return done.model, done.usage
+    return models.merge(config, done.model, output_dir, base=previous.base if previous else None), done.usage
+
+
+def _event_writer(file: Path) -> Callable[..., None]:
+    """Appends events for the audit log, which the parent writes: so that they are known of a stage that is killed."""
+
+    def log_event(event: str, **fields: Any) -> None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"event": event, "fields": fields}) + "\n")
+
+    return log_event
 
 
 def benchmark(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
@@ -153,8 +178,11 @@ STAGES: dict[str, Callable[..., Any]] = {
 
 def main(spec_file: str) -> int:
     _follow_parent()
+    rank = read_ranks(os.environ).rank
+    rank_zero = rank == 0
+    if not rank_zero:
+        logging.disable(logging.WARNING)  # what all ranks would say, rank 0 says
     spec = json.loads(Path(spec_file).read_text())
-    rank_zero = os.environ.get("RANK", "0") == "0"
     started, cpu_started = time.monotonic(), time.process_time()
     try:
         with _reporting(Path(spec["progress_file"]), rank_zero) as report:
@@ -173,8 +201,7 @@ def main(spec_file: str) -> int:
     except Exception as error:  # the child's last line of defence: the parent must learn what happened
         outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
         _print_traceback()
-    if rank_zero:
-        Path(spec["outcome_file"]).write_text(json.dumps(outcome))
+    write_outcome(Path(spec["outcome_file"]), rank, outcome)
     return 1 if "error" in outcome else 0
 
 
@@ -231,18 +258,7 @@ def _usage(started: float, cpu_started: float) -> dict[str, float]:
 
 def _follow_parent() -> None:
     """End this process group as soon as the parent is gone."""
-    fd = os.environ.get("FORGE_LIFELINE_FD")
-    if fd is None:
-        return
-
-    def wait_for_end_of_file() -> None:
-        try:
-            os.read(int(fd), 1)
-        except OSError:  # a launcher between us and the parent did not pass the pipe on
-            return
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=wait_for_end_of_file, name="lifeline", daemon=True).start()
+    follow_parent(os.environ)
 
 
 def _print_traceback() -> None:

@@ -33,6 +33,9 @@ _OBJECTIVES = {
     "orpo": "next-token likelihood and the odds ratio of chosen over rejected completions",
     "simpo": "the length-normalized preference of chosen over rejected completions, without a reference model",
     "grpo": "a reward over groups of sampled completions (group relative policy optimization)",
+    "pretraining": "the likelihood of the next token over every token of plain text (cross-entropy)",
+    "reward": "a score that is higher for the chosen than for the rejected completion (Bradley-Terry)",
+    "rlhf": "the score of a reward model trained on the preference pairs, over sampled completions",
 }
 _UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 

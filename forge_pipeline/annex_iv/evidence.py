@@ -42,7 +42,7 @@ from forge_pipeline.training import ResourceUsage, TrainingReport, loss_gate
 EVIDENCE = "evidence"
 
 # Raised whenever equal evidence yields other entries or pages; a verifier derives again only what its own version made.
-DOCUMENT_VERSION = 3
+DOCUMENT_VERSION = 4
 
 # asset -> file in the artefact -> copy under evidence/
 COPIED = {

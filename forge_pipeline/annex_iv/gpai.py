@@ -196,7 +196,9 @@ def _energy(evidence: Evidence) -> Answer:
     limit = energy_upper_limit_kwh(evidence)
     facts: dict[str, Any] = {}
     if usage is not None and usage.energy_kwh is not None:
-        facts = {"energy_kwh": usage.energy_kwh, "method": "measured: CPU packages (RAPL), the whole machine's"}
+        on_gpus = usage.energy_of == "GPU boards"
+        method = "measured: GPU boards (NVML)" if on_gpus else "measured: CPU packages (RAPL), the whole machine's"
+        facts = {"energy_kwh": usage.energy_kwh, "method": method}
     elif limit is not None:
         facts = {"energy_kwh_at_most": limit, "method": "estimated: device time at the board's full power"}
     awaiting = () if facts or text else (_key("XI 2(e)"),)

@@ -121,7 +121,8 @@ def _training(evidence: Evidence) -> list[str]:
         lines.append(f"- evaluation loss: {training.eval_loss:.4g}")
     lines.append(f"- compute: {flop} ({compute.verdict} the one-third threshold for modified general-purpose models)")
     if evidence.usage is not None and evidence.usage.energy_kwh is not None:
-        lines.append(f"- energy of the CPU packages: {evidence.usage.energy_kwh:.4g} kWh")
+        of = evidence.usage.energy_of or "CPU packages"
+        lines.append(f"- energy of the {of}: {evidence.usage.energy_kwh:.4g} kWh")
     return [*lines, ""]
 
 

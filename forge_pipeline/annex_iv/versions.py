@@ -23,7 +23,7 @@ def code_of(evidence: Evidence) -> dict[str, str]:
     }
     for record in run.materializations:
         if record.get("code_version"):
-            code[f"stage {str(record['asset_key']).rpartition('/')[2]}"] = str(record["code_version"])
+            code[f"stage {str(record['asset_key']).partition('/')[2]}"] = str(record["code_version"])
     return code
 
 

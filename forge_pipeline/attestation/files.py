@@ -11,7 +11,6 @@ attestations/index.json                         what is there, which key signed 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from forge_pipeline.attestation.dsse import envelope, unverified_payload, verify
@@ -60,11 +59,11 @@ def bundle_files(
     _check_recorded(model, records, at_hand)
     files, left_out = {PACKAGES_NAME: canonical_json(dict(packages))}, {}
     for record in records:
-        name = PurePosixPath(str(record.get("asset_key", ""))).name
+        name = _artefact_name(str(record.get("asset_key", "")))
         value = provenance(
             record,
             manifest=next((each for digest, each in at_hand.items() if digest == record.get("digest")), None),
-            base_model=None if name in _WITHOUT_BASE_MODEL else model.record.base_model,
+            base_model=None if name.rpartition(".")[2] in _WITHOUT_BASE_MODEL else model.record.base_model,
             recipe=model.record.config_digest,
             record_digest=_record_digest(record),
         )
@@ -84,12 +83,17 @@ def _check_recorded(model: ModelFacts, records: Sequence[Mapping[str, Any]], at_
         raise EvidenceError(
             f"no materialization record is about {model.asset_key} {model.manifest.digest}; nothing is attested"
         )
-    names = [PurePosixPath(key).name for key, _ in recorded]
+    names = [_artefact_name(key) for key, _ in recorded]
     if len(set(names)) < len(records):
         raise EvidenceError(f"two records are about artefacts of the same name, of {', '.join(sorted(names))}")
     strangers = sorted(set(at_hand) - {digest for _, digest in recorded})
     if strangers:
         raise EvidenceError(f"no materialization record is about the artefact {strangers[0]}; nothing is attested")
+
+
+def _artefact_name(asset_key: str) -> str:
+    """An asset key without its line: ``raw_dataset``, or ``sft.raw_dataset`` of a stage of a pipeline."""
+    return (asset_key.partition("/")[2] or asset_key).replace("/", ".")
 
 
 def attested(files: Mapping[str, bytes]) -> tuple[dict[str, Any], ...]:
@@ -153,7 +157,7 @@ def verify_files(
         except IntegrityError as error:
             problems.append(f"{name}: {error}")
             continue
-        about, asset = parsed.subjects[0], PurePosixPath(parsed.subjects[0].name).name
+        about, asset = parsed.subjects[0], _artefact_name(parsed.subjects[0].name)
         found = (about.name, about.digest, parsed.predicate_type)
         if found != (entry.get("subject_name"), entry.get("subject"), entry.get("predicate_type")):  # (4)
             problems.append(f"{name} is about {about.name} {about.digest}; the index says {entry.get('subject')}")
@@ -207,7 +211,7 @@ def _add(files: dict[str, bytes], stem: str, value: dict[str, Any], keys: Signin
 
 
 def _add_model_signature(files: dict[str, bytes], model: ModelFacts, keys: SigningKeys) -> None:
-    name = PurePosixPath(model.asset_key).name
+    name = _artefact_name(model.asset_key)
     if keys.model is not None:
         files[f"{FOLDER}/{name}.sig"] = canonical_json(model_signature(name, model.manifest, keys.model))
     else:

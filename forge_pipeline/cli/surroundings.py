@@ -137,6 +137,6 @@ def registered_releases(home: Path, environ: Mapping[str, str] = os.environ) -> 
 
     registry = Registry(url or f"sqlite:///{home / 'registry.sqlite'}")
     try:
-        return tuple(row.uid for row in registry.list_models() if row.stage in ("released", "retired"))
+        return tuple(row.uid for row in registry.list_models() if row.stage in ("released", "archived"))
     finally:
         registry.close()

@@ -49,8 +49,13 @@ def config_digest(config: ForgeConfig) -> Digest:
 def policy_digest(config: ForgeConfig) -> Digest:
     """Digest of what the recipe fixes about its gates: thresholds, test sets, and who must agree to a release."""
     values = resolved(config)
+    stages = [
+        {"name": stage["name"], "data.audit": stage["data"]["audit"], "evaluation": stage["evaluation"]}
+        for stage in (values["pipeline"] or {}).get("stages", [])
+    ]
     return json_digest(
-        {
+        ({"pipeline": stages} if stages else {})
+        | {
             "data.audit": values["data"]["audit"],
             "evaluation": values["evaluation"],
             "export.fidelity": values["export"]["fidelity"],

@@ -82,15 +82,54 @@ class WebhookSection(Section):
 
 
 class DistributedSection(Section):
-    """More than one accelerator."""
+    """More than one process. Batch sizes in `training:` count rows per process."""
 
-    strategy: Literal["deepspeed", "fsdp"] | None = None
+    strategy: Literal["ddp", "deepspeed", "fsdp"] | None = None
+    """``ddp`` copies the model to each process, ``deepspeed`` and ``fsdp`` (FSDP2) share its parts out. None: ``ddp``
+    where there is more than one process."""
+    processes: int | Literal["auto"] = "auto"
+    """Processes on each host. auto: as many as the host has visible GPUs, one without a GPU."""
+    hosts: int = Field(default=1, ge=1)
+    """Hosts that train together; more than one needs launcher slurm or external, and a file system that all share."""
+    launcher: Literal["local", "slurm", "external"] = "local"
+    """Who starts the processes: ``torchrun`` on this machine, ``torchrun`` on each host of a Slurm allocation, or the
+    command in the environment variable FORGE_LAUNCH_COMMAND."""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """What the processes talk through. auto: nccl on GPUs, gloo on CPUs."""
+    timeout: int = Field(default=1800, ge=10)
+    """Seconds a process waits for the others before it gives up."""
     deepspeed_config: str | None = None
+    """A DeepSpeed JSON file, or one of ours: zero1, zero2, zero2_offload, zero3, zero3_offload. None: zero2."""
     fsdp_strategy: Literal["full_shard", "shard_grad_op", "no_shard", "hybrid_shard"] = "full_shard"
+    """``full_shard`` frees gathered weights after the forward pass, ``shard_grad_op`` keeps them for the backward."""
     fsdp_auto_wrap: bool = True
+    """Share out each transformer layer by itself, as the model's own class names them."""
     fsdp_offload: bool = False
+    """Keep weights and gradients in CPU memory."""
     fsdp_backward_prefetch: Literal["backward_pre", "backward_post"] = "backward_pre"
+    """FSDP2 always gathers the next layer ahead, so there is nothing but ``backward_pre``."""
     fsdp_state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = "FULL_STATE_DICT"
+    """Shape of checkpoints. The finished model is always written whole."""
+
+    @field_validator("processes")
+    @classmethod
+    def _is_a_count(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("expected a number of processes from 1, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "DistributedSection":
+        if self.deepspeed_config and self.strategy != "deepspeed":
+            raise ValueError(f"deepspeed_config is set but strategy is {self.strategy}; write strategy: deepspeed")
+        if self.strategy == "fsdp" and self.fsdp_strategy in ("no_shard", "hybrid_shard"):
+            instead = "strategy: ddp, which is the same" if self.fsdp_strategy == "no_shard" else "full_shard"
+            raise ValueError(f"fsdp_strategy: {self.fsdp_strategy} is not one that FSDP2 takes here; write {instead}")
+        if self.strategy == "fsdp" and self.fsdp_backward_prefetch == "backward_post":
+            raise ValueError("fsdp_backward_prefetch: FSDP2 has no backward_post; remove it")
+        if self.hosts > 1 and self.launcher == "local":
+            raise ValueError("hosts above 1 needs launcher: slurm or launcher: external")
+        return self
 
 
 class MergeSection(Section):
@@ -129,12 +168,46 @@ class ExportSection(Section):
     fidelity: FidelitySection = FidelitySection()
 
 
+class ApproverSection(Section):
+    """A person who may approve, known by a key."""
+
+    name: str = Field(min_length=1)
+    key: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """Fingerprint of the person's Ed25519 key: SHA-256 of its SubjectPublicKeyInfo in DER, as ``forge approve`` prints
+    it."""
+    roles: list[str] = []
+    """What the person may speak for: ml_lead, compliance, ..."""
+
+
 class ReleaseSection(Section):
     """Who must agree before a model is released."""
 
     approvals: int = Field(default=0, ge=0)
-    """Distinct approvers needed; `evaluation.require_human_approval` raises it to at least 1."""
+    """Distinct approvers needed; `evaluation.require_human_approval` raises it to at least 1, `four_eyes` and a
+    high-risk tier to at least 2."""
     approval_ttl_days: int = Field(default=7, ge=1)
+    """Days until a request and the decisions about it expire."""
+    four_eyes: bool = False
+    """Only signed decisions count, by distinct keys, and none by whoever trained the model or asked for the release.
+    A line of the high-risk tier has it on."""
+    min_reason_length: int = Field(default=10, ge=1, le=2000)
+    """Characters that a decision's reason has at least."""
+    approvers: list[ApproverSection] = []
+    """Whose decisions count: those signed with these keys. Empty: everybody's."""
+    roles: list[str] = []
+    """Each of these must be among the approvers' roles; needs `approvers`."""
+
+    @model_validator(mode="after")
+    def _approvers_agree(self) -> "ReleaseSection":
+        for what in ("name", "key"):
+            if len({getattr(each, what) for each in self.approvers}) < len(self.approvers):
+                raise ValueError(f"approvers: two have the same {what}; write each person once")
+        held = {role for each in self.approvers for role in each.roles}
+        if missing := [role for role in self.roles if role not in held]:
+            raise ValueError(f"roles: no approver has the role {', '.join(missing)}; add it to one of approvers")
+        if self.approvers and self.approvals > len(self.approvers):
+            raise ValueError(f"approvals: {self.approvals} are more than the {len(self.approvers)} approvers named")
+        return self
 
 
 class AutomationSection(Section):

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from forge_pipeline.config._base import Section, config_error
 from forge_pipeline.config.compliance import (
@@ -25,42 +25,18 @@ from forge_pipeline.config.operation import (
     SyntheticSection,
     WebhookSection,
 )
+from forge_pipeline.config.pipeline import PipelineSection, PipelineStageSection
 from forge_pipeline.config.training import TrainingSection
+from forge_pipeline.errors import ConfigError
 
 _NAME = re.compile(r"[a-z0-9_]{1,32}")
 
 # Accepted so that a recipe written for a peer loads, refused where a value would be silently ignored.
 _NOT_BUILT_YET = {
-    "model.backend": "transformers",
-    "model.moe": None,
     "model.multimodal.enabled": False,
-    "training.galore_enabled": False,
-    "training.rope_scaling": None,
-    "training.sliding_window_attention": None,
-    "training.oom_recovery": False,
-    "distributed.strategy": None,
     "merge.enabled": False,
-    "pipeline": None,
     "monitoring.enabled": False,
 }
-
-
-class PipelineStageSection(Section):
-    """One stage of a multi-stage recipe; sections named here replace the root's."""
-
-    name: str = Field(pattern=r"^[a-z0-9_]{1,32}$")
-    model: ModelSection | None = None
-    lora: LoraSection | None = None
-    training: TrainingSection | None = None
-    data: DataSection | None = None
-    evaluation: EvaluationSection | None = None
-
-
-class PipelineSection(Section):
-    """A chain of fine-tunes: SFT, then DPO."""
-
-    output_dir: str = "./pipeline_run"
-    stages: list[PipelineStageSection] = Field(min_length=1)
 
 
 class ForgeConfig(Section):
@@ -90,6 +66,7 @@ class ForgeConfig(Section):
     synthetic: SyntheticSection | None = None
     retention: RetentionSection | None = None
     pipeline: PipelineSection | None = None
+    """A chain of fine-tunes. The last stage's sections are the recipe's own, whatever the root says."""
     export: ExportSection = ExportSection()
     release: ReleaseSection = ReleaseSection()
     automation: AutomationSection = AutomationSection()
@@ -121,6 +98,36 @@ class ForgeConfig(Section):
         return value
 
     @model_validator(mode="after")
+    def _stages_are_whole(self) -> "ForgeConfig":
+        """Each stage gets the root's section where it has none, and the last one's become the root's.
+
+        So a recipe describes the model that comes out at the end, and a resolved recipe reads back as itself.
+        """
+        if self.pipeline is None:
+            return self
+        stages = []
+        for stage in self.pipeline.stages:
+            model, lora = stage.model or self.model, stage.lora or self.lora
+            training, data = stage.training or self.training, stage.data or self.data
+            if model.name_or_path != self.model.name_or_path:
+                raise ValueError(
+                    f"pipeline.stages: {stage.name} names the base model {model.name_or_path!r}, but a stage goes on "
+                    f"from the one before it, and the first from {self.model.name_or_path!r}; use that name"
+                )
+            if len(self.pipeline.stages) > 1 and lora.effective_method != "none":
+                # The next stage starts from whole weights, and so does whoever loads the last one's.
+                training = training.model_copy(update={"merge_adapters": True})
+            update = {"model": model, "lora": lora, "training": training, "data": data}
+            stages.append(stage.model_copy(update=update))
+        last = stages[-1]
+        whole = {"pipeline": self.pipeline.model_copy(update={"stages": stages})}
+        self.__dict__.update(
+            whole, model=last.model, lora=last.lora, training=last.training, data=last.data,
+            evaluation=last.evaluation or self.evaluation,
+        )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
     def _sections_agree(self) -> "ForgeConfig":
         for path, allowed in _NOT_BUILT_YET.items():
             value = _at(self, path)
@@ -133,11 +140,45 @@ class ForgeConfig(Section):
         safety = self.evaluation.safety
         if tiers & {"high-risk", "unacceptable"} and not (safety and safety.enabled):
             raise ValueError("a high-risk line needs evaluation.safety.enabled: true")
-        if self.model.load_in_4bit and self.lora.effective_method == "none":
+        if self.model.task != "text-generation" and self.training.trainer_type != "sft":
+            raise ValueError(
+                f"model.task: {self.model.task} is learnt with training.trainer_type sft, not "
+                f"{self.training.trainer_type}; write sft, or task: text-generation"
+            )
+        if self.model.task != "text-generation" and self.training.uses_packing:
+            raise ValueError(f"training.packing: rows of model.task {self.model.task} are not packed; remove it")
+        if self.model.backend != "transformers" and self.distributed is not None:
+            raise ValueError(
+                f"model.backend: {self.model.backend} trains in one process of its own; remove the distributed "
+                "section, or write backend: transformers"
+            )
+        if self.model.load_in_4bit is True and self.lora.effective_method == "none":
             raise ValueError(
                 "lora.method: none trains every weight, which 4-bit weights do not allow; set model.load_in_4bit: false"
             )
         return self
+
+    @property
+    def earlier_stages(self) -> tuple[PipelineStageSection, ...]:
+        """The stages of `pipeline` before its last one, which the recipe's own sections describe."""
+        return tuple(self.pipeline.stages[:-1]) if self.pipeline else ()
+
+    def stage_config(self, name: str) -> "ForgeConfig":
+        """The recipe of one stage of `pipeline` alone: its own evaluation, or none; nothing to export or release.
+
+        Raises:
+            ConfigError: There is no such stage.
+        """
+        stages = {stage.name: stage for stage in self.pipeline.stages} if self.pipeline else {}
+        if name not in stages:
+            raise ConfigError(f"pipeline.stages: there is no {name!r}; there are {', '.join(stages) or 'none'}")
+        stage = stages[name]
+        return self.model_copy(
+            update={
+                "model": stage.model, "lora": stage.lora, "training": stage.training, "data": stage.data,
+                "evaluation": stage.evaluation or EvaluationSection(), "pipeline": None, "synthetic": None,
+            }
+        )  # fmt: skip
 
     @property
     def merges_adapter(self) -> bool:
@@ -145,9 +186,24 @@ class ForgeConfig(Section):
         return self.training.merge_adapters and self.lora.effective_method != "none"
 
     @property
+    def is_high_risk(self) -> bool:
+        """Whether the recipe declares the line to be of the high-risk tier, or worse."""
+        declared = {
+            self.compliance.risk_classification if self.compliance else None,
+            self.risk_assessment.risk_category if self.risk_assessment else None,
+        }
+        return bool(declared & {"high-risk", "unacceptable"})
+
+    @property
+    def needs_four_eyes(self) -> bool:
+        """Whether approvals must be signed, and be by others than whoever trained the model."""
+        return self.release.four_eyes or self.is_high_risk
+
+    @property
     def approvals_needed(self) -> int:
         """Distinct people who must approve a release."""
-        return max(self.release.approvals, int(self.evaluation.require_human_approval))
+        asked = max(self.release.approvals, int(self.evaluation.require_human_approval), bool(self.release.roles))
+        return max(asked, 2) if self.needs_four_eyes else asked
 
 
 def _at(section: Any, path: str) -> Any:

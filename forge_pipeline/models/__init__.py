@@ -2,7 +2,8 @@
 
 from forge_pipeline.models.adapters import lora_config
 from forge_pipeline.models.base import BaseModel, BaseModelRecord, resolve_base_model
-from forge_pipeline.models.directory import ModelDirectory, ModelRecord
+from forge_pipeline.models.chain import PreviousStage, check_earlier_stages, go_on_from
+from forge_pipeline.models.directory import ModelDirectory, ModelRecord, StageRecord
 from forge_pipeline.models.home import forge_home
 from forge_pipeline.models.hub import setup_authentication
 from forge_pipeline.models.loading import get_model_and_tokenizer, load_base, load_tokenizer, load_tuned, token_counter
@@ -13,8 +14,12 @@ __all__ = [
     "BaseModelRecord",
     "ModelDirectory",
     "ModelRecord",
+    "PreviousStage",
+    "StageRecord",
+    "check_earlier_stages",
     "forge_home",
     "get_model_and_tokenizer",
+    "go_on_from",
     "load_base",
     "load_tokenizer",
     "load_tuned",

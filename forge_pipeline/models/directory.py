@@ -7,13 +7,36 @@ of the machine that wrote it: equal recipes and data give equal bytes.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from forge_pipeline.errors import ModelError
+from forge_pipeline.gates import GateDecision
 from forge_pipeline.integrity import Digest, DirectoryArtifact, read_report, write_report
 from forge_pipeline.models.base import BaseModelRecord
+from forge_pipeline.models.quantization import QuantizationRecord
 
 RECORD_FILE = "forge_model.json"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage of `pipeline:` that a model was trained by before its last one.
+
+    Attributes:
+        name: As the recipe names it.
+        model_digest: Of the whole model that came out of it.
+        config_digest: Of the stage's own recipe.
+        gates: What was decided about its rows and its model when the chain went on.
+    """
+
+    name: str
+    trainer_type: str
+    model_digest: Digest
+    config_digest: Digest
+    dataset_digest: Digest
+    tokenized_digest: Digest
+    seed: int
+    gates: tuple[GateDecision, ...]
 
 
 @dataclass(frozen=True)
@@ -22,11 +45,16 @@ class ModelRecord:
 
     Attributes:
         kind: ``adapter`` (needs its base model) or ``full``.
-        base_model: The model that training started from.
+        base_model: The published model that training started from, before `earlier`.
         config_digest: Digest of the resolved recipe.
         dataset_digest, tokenized_digest: Digests of the raw and of the tokenized dataset.
         chat_template_digest: Digest of the template that rendered the rows; None where none did.
         seed: Of every random choice in the fine-tune.
+        earlier: The stages before this fine-tune, oldest first; empty unless the recipe has a `pipeline`.
+        head: What stands on the last layer (`heads.HEADS`): how the model is loaded, and whether it writes text.
+        task: As `model.task` in the recipe.
+        quantization: How the base weights under an adapter were rounded; None: not at all.
+        architecture: What the recipe changed in the base model's configuration: attribute -> value; None: nothing.
     """
 
     kind: Literal["adapter", "full"]
@@ -37,6 +65,16 @@ class ModelRecord:
     tokenized_digest: Digest
     chat_template_digest: Digest | None
     seed: int
+    earlier: tuple[StageRecord, ...] = ()
+    head: Literal["causal-lm", "sequence-classification", "question-answering", "seq2seq-lm"] = "causal-lm"
+    task: str = "text-generation"
+    quantization: QuantizationRecord | None = None
+    architecture: dict[str, Any] | None = None
+
+    @property
+    def dataset_digests(self) -> tuple[Digest, ...]:
+        """Every dataset that the weights have seen, oldest first."""
+        return (*(stage.dataset_digest for stage in self.earlier), self.dataset_digest)
 
 
 @dataclass(frozen=True)

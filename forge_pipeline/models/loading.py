@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from forge_pipeline._optional import require
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.errors import ModelError
-from forge_pipeline.models.adapters import lora_config
+from forge_pipeline.models.adapters import lora_config, settle_adapter
+from forge_pipeline.models.architecture import Changes, planned_changes, read_architecture
 from forge_pipeline.models.base import BaseModel, resolve_base_model
 from forge_pipeline.models.devices import Device, choose_dtype, pick_device
 from forge_pipeline.models.directory import ModelDirectory
+from forge_pipeline.models.heads import Head, adapted_to_head, head_for, load_with_head
 from forge_pipeline.models.hub import hub_token, is_offline
-from forge_pipeline.models.quantization import quantization_config
+from forge_pipeline.models.quantization import dequantized, keep_packing, quantization_config, settings_of
 from forge_pipeline.models.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -64,13 +66,14 @@ def load_base(config: ForgeConfig, *, dtype: str = "auto") -> tuple["PreTrainedM
 
 
 def load_tuned(
-    config: ForgeConfig, model: ModelDirectory, *, dtype: str = "auto"
+    config: ForgeConfig, model: ModelDirectory, *, dtype: str = "auto", base: BaseModel | None = None
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """A fine-tuned model in evaluation mode: the adapter applied on its base, or all its weights.
 
     Args:
         config: The recipe that the model was trained with.
         dtype: As in `load_base`; it holds for the base weights, an adapter stays in float32.
+        base: What an adapter belongs on; None: the recipe's base model.
 
     Raises:
         ModelError: The adapter was trained on another base model than the recipe names now.
@@ -79,11 +82,27 @@ def load_tuned(
     device = pick_device()
     name = choose_dtype(config, device, dtype)
     if record.kind == "full":
-        tuned = _from_pretrained(config, str(model.path), dtype=name)
+        tuned = _from_pretrained(config, str(model.path), dtype=name, head=record.head)
         return tuned.to(device).eval(), load_saved_tokenizer(model)
-    base = resolve_base_model(config)
+    if base is None and record.earlier:
+        raise ModelError(
+            f"{model.path} holds an adapter for the model of the stage {record.earlier[-1].name!r}, not for "
+            f"{record.base_model.name_or_path}; load the merged model of its line"
+        )
+    base = base or resolve_base_model(config)
     check_same_base(model, base)
-    weights = load_weights(config, base, device=device, dtype=name)
+    rounding = record.quantization
+    weights = load_weights(
+        config,
+        base,
+        device=device,
+        dtype=rounding.dtype if rounding else name,
+        quantization=settings_of(rounding) if rounding else None,
+        head=record.head,
+        changes=record.architecture,
+    )
+    if rounding:
+        weights = dequantized(weights, name)
     peft = require("peft", extra="train", purpose="Adapters")
     with quiet_libraries():
         tuned = peft.PeftModel.from_pretrained(weights, str(model.path))
@@ -100,8 +119,9 @@ def get_model_and_tokenizer(config: ForgeConfig) -> tuple["PreTrainedModel", "Pr
     """
     base = resolve_base_model(config)
     model = load_for_training(config, base)
-    adapter = lora_config(config)
+    adapter = lora_config(config, model)
     if adapter is not None:
+        adapter = adapted_to_head(adapter, head_for(config, base))
         from peft import get_peft_model, prepare_model_for_kbit_training
         from transformers import set_seed
 
@@ -110,6 +130,7 @@ def get_model_and_tokenizer(config: ForgeConfig) -> tuple["PreTrainedModel", "Pr
             if getattr(model, "is_loaded_in_4bit", False):
                 model = prepare_model_for_kbit_training(model)
             model = get_peft_model(model, adapter)
+        settle_adapter(config, model)
     return model, _tokenizer_at(config, base)
 
 
@@ -122,16 +143,40 @@ def load_for_training(config: ForgeConfig, base: BaseModel) -> "PreTrainedModel"
         device=device,
         dtype=choose_dtype(config, device, training=True),
         quantization=quantization_config(config, device),
+        changes=changes_for_training(config, base),
     )
 
 
+def changes_for_training(config: ForgeConfig, base: BaseModel) -> Changes | None:
+    """What the recipe changes in the base model's configuration; None for nothing, and then nothing is read.
+
+    Raises:
+        ModelError, ConfigError: As `read_architecture` and `planned_changes`.
+    """
+    if config.training.rope_scaling is None and config.training.sliding_window_attention is None:
+        return None
+    return planned_changes(config, read_architecture(config, base))
+
+
 def load_weights(
-    config: ForgeConfig, base: BaseModel, *, device: Device, dtype: str, quantization: Any = None
+    config: ForgeConfig,
+    base: BaseModel,
+    *,
+    device: Device,
+    dtype: str,
+    quantization: Any = None,
+    head: Head | None = None,
+    changes: Changes | None = None,
 ) -> "PreTrainedModel":
-    """`base` as transformers loads it. Quantized weights lie on the device already, others on the CPU."""
+    """`base` as transformers loads it. Quantized weights lie on the device already, others on the CPU.
+
+    `head` is what stands on its last layer; None takes what the recipe needs. `changes` are set in its configuration.
+    """
     placement = {"quantization_config": quantization, "device_map": {"": device}} if quantization is not None else {}
     source = _from_hub(config, base) if base.source == "hub" else {}
-    return _from_pretrained(config, base.path, dtype=dtype, **placement, **source)
+    head = head or head_for(config, base)
+    model = _from_pretrained(config, base.path, head=head, dtype=dtype, **placement, **source, **(changes or {}))
+    return model if quantization is None else keep_packing(model)
 
 
 def load_saved_tokenizer(model: ModelDirectory) -> "PreTrainedTokenizerBase":
@@ -197,17 +242,19 @@ def _from_hub(config: ForgeConfig, base: BaseModel) -> dict[str, Any]:
     return {"revision": base.revision, "token": hub_token(config), "local_files_only": is_offline(config)}
 
 
-def _from_pretrained(config: ForgeConfig, path: str, **options: Any) -> "PreTrainedModel":
-    transformers = require("transformers", extra="train", purpose="Models")
+def _from_pretrained(config: ForgeConfig, path: str, *, head: Head = "causal-lm", **options: Any) -> "PreTrainedModel":
     attention = config.model.attn_implementation
     with quiet_libraries():
         try:
-            model: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
+            model = load_with_head(
                 path,
+                head,
                 trust_remote_code=config.model.trust_remote_code,
                 attn_implementation=None if attention == "auto" else attention,
                 **({"local_files_only": True} | options),
             )
+        except ModelError:
+            raise
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise ModelError(f"model.name_or_path: {path} cannot be loaded: {error}") from error
     return model

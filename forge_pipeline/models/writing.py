@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_ADAPTER_SETS = ("target_modules", "exclude_modules", "modules_to_save")
+_ADAPTER_SETS = ("target_modules", "target_parameters", "exclude_modules", "modules_to_save")
 _TOKENIZER_LOADING_STATE = ("is_local", "local_files_only", "name_or_path")
 
 
@@ -41,9 +41,10 @@ def write_adapter(model: "PeftModel", directory: Path, *, base: str, initial: Pa
     path.write_bytes(canonical_json(values))
 
 
-def write_full_model(model: "PreTrainedModel", directory: Path) -> None:
-    """Write all weights as safetensors, and the configuration."""
-    model.save_pretrained(str(directory))
+def write_full_model(model: "PreTrainedModel", directory: Path, *, max_shard_bytes: int | None = None) -> None:
+    """Write all weights as safetensors, in files of at most `max_shard_bytes` each, and the configuration."""
+    limit = {} if max_shard_bytes is None else {"max_shard_size": max_shard_bytes}
+    model.save_pretrained(str(directory), **limit)  # type: ignore[arg-type]
 
 
 def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:

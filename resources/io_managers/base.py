@@ -191,7 +191,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         line, stage = record.asset_key.split("/", 1)
         link = Home(Path(self.home)).latest(line, record.partition, stage)
         link.parent.mkdir(parents=True, exist_ok=True)
-        fresh = link.with_name(f".{stage}.new")
+        fresh = link.with_name(f".{link.name}.new")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(path, target_is_directory=True)
         fresh.replace(link)

@@ -1,6 +1,10 @@
 """Tokenized datasets for every trainer type, in the shape that `forge_pipeline.data.tokenize` gives them."""
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from forge_pipeline.data import TokenizedDataset
 from forge_pipeline.data.artifacts import SplitSummary, TokenizationSummary
 from forge_pipeline.integrity import Digest, write_report
 
+_FORKING_TRAINER = Path(__file__).with_name("forking_trainer.py")
 QUESTIONS = [
     "What is two plus two?",
     "Name a color.",
@@ -23,17 +28,54 @@ QUESTIONS = [
 ANSWERS = ["Four.", "Blue is a color.", "Hello there!", "Paris is in France.", "One, two, three.", "A small model."]
 
 
+@pytest.fixture(scope="session")
+def _forking_trainer() -> Iterator["subprocess.Popen[str]"]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen(
+        [sys.executable, str(_FORKING_TRAINER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    yield process
+    assert process.stdin
+    process.stdin.close()
+    process.wait(timeout=20)
+
+
+@pytest.fixture
+def forked(_forking_trainer: "subprocess.Popen[str]", tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Fine-tunes in a process of its own, which may be killed; see `forking_trainer`. Returns how that ended."""
+    from forge_pipeline.integrity import write_report
+
+    def train(config: Any, dataset: TokenizedDataset, **job: Any) -> dict[str, Any]:
+        number = len(list(tmp_path.glob("job-*.json")))
+        write_report(tmp_path / f"job-{number}.json", config)
+        job |= {"recipe": str(tmp_path / f"job-{number}.json"), "dataset": str(dataset.path)}
+        job |= {"output": str(tmp_path / f"model-{number}"), "result": str(tmp_path / f"result-{number}.json")}
+        assert _forking_trainer.stdin
+        assert _forking_trainer.stdout
+        _forking_trainer.stdin.write(json.dumps(job, default=str) + "\n")
+        _forking_trainer.stdin.flush()
+        return {"output": Path(job["output"]), **json.loads(_forking_trainer.stdout.readline())}
+
+    return train
+
+
 @pytest.fixture
 def tokenized(tiny_model: Path, tmp_path: Path) -> Callable[..., TokenizedDataset]:
     """Writes the tokenized dataset of a trainer type: six training rows, three of them for validation."""
 
-    def build(trainer_type: str = "sft", *, validation: bool = True, packed: bool = False, name: str = "") -> Any:
+    def build(
+        trainer_type: str = "sft", *, validation: bool = True, packed: bool = False, name: str = "", repeat: int = 1
+    ) -> Any:
         from transformers import AutoTokenizer
 
         directory = tmp_path / f"tokenized-{trainer_type}{name}"
         directory.mkdir()
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-        rows = [ROWS[trainer_type](tokenizer, index) for index in range(6)]
+        rows = [ROWS[trainer_type](tokenizer, index) for index in range(6)] * repeat
         if packed:
             rows = _pack(rows)
         splits = {"train": rows, **({"validation": rows[:3]} if validation else {})}
@@ -108,6 +150,7 @@ ROWS: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     "dpo": _preference,
     "orpo": _preference,
     "simpo": _preference,
+    "reward": _preference,
     "kto": _unpaired,
     "grpo": _prompt_only,
 }

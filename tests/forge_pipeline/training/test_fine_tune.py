@@ -181,21 +181,6 @@ def test_packed_rows_train_with_positions_that_start_again(
     assert result.report.steps == 2
 
 
-def test_training_resumes_from_the_newest_checkpoint_and_refuses_other_data(
-    recipe: Callable, tokenized: Callable, tmp_path: Path
-) -> None:
-    dataset, work = tokenized(), tmp_path / "work"
-    fine_tune(recipe(), dataset, RAW, tmp_path / "short", work_dir=work)
-    longer = recipe(training={"max_steps": 4})
-    resumed = fine_tune(longer, dataset, RAW, tmp_path / "long", work_dir=work, resume_from_checkpoint=True)
-    assert resumed.report.steps == 4
-    assert [point.step for point in resumed.report.loss_history if point.loss is not None] == [1, 2, 3, 4]
-
-    other = tokenized(validation=False, name="-other")
-    with pytest.raises(TrainingError, match="a resumed run must see the same rows"):
-        fine_tune(longer, other, RAW, tmp_path / "x", work_dir=work, resume_from_checkpoint=True)
-
-
 def test_training_stops_early_when_the_evaluation_loss_rises(
     recipe: Callable, tokenized: Callable, tmp_path: Path
 ) -> None:
