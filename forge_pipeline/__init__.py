@@ -8,9 +8,10 @@ checkers, and in `_EXPORTS` for the interpreter; a test holds the two together.
 
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from forge_pipeline._version import __api_version__, __version__
+from forge_pipeline._version import __api_version__
 
 if TYPE_CHECKING:
+    from forge_pipeline._version import __version__ as __version__
     from forge_pipeline.annex_iv import VerifyAnnexIVResult as VerifyAnnexIVResult
     from forge_pipeline.annex_iv import verify_annex_iv_artifact as verify_annex_iv_artifact
     from forge_pipeline.audit_log import AuditLogger as AuditLogger
@@ -91,6 +92,10 @@ __all__ = ["__api_version__", "__version__", *sorted(_EXPORTS)]
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from forge_pipeline import _version
+
+            return _version.__version__
         if name not in _EXPORTS:
             raise AttributeError(f"module 'forge_pipeline' has no attribute {name!r}")
         from importlib import import_module
