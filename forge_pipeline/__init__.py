@@ -66,6 +66,7 @@ _EXPORTS: Final[dict[str, tuple[str, Tier]]] = {
     "VerifyGgufResult": ("forge_pipeline.export", "stable"),
     "VerifyResult": ("forge_pipeline.audit_log", "stable"),
     "WebhookNotifier": ("forge_pipeline.webhook", "experimental"),
+    "__version__": ("forge_pipeline._version", "stable"),
     "audit_dataset": ("forge_pipeline.dataset_audit", "stable"),
     "compute_minhash": ("forge_pipeline.dataset_audit", "experimental"),
     "compute_simhash": ("forge_pipeline.dataset_audit", "experimental"),
@@ -87,15 +88,11 @@ _EXPORTS: Final[dict[str, tuple[str, Tier]]] = {
     "verify_integrity": ("forge_pipeline.verification", "experimental"),
 }
 
-__all__ = ["__api_version__", "__version__", *sorted(_EXPORTS)]
+__all__ = ["__api_version__", *sorted(_EXPORTS)]
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name == "__version__":
-            from forge_pipeline import _version
-
-            return _version.__version__
         if name not in _EXPORTS:
             raise AttributeError(f"module 'forge_pipeline' has no attribute {name!r}")
         from importlib import import_module
