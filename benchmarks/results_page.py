@@ -250,34 +250,37 @@ def _findings(results: "Results") -> str:
         rows = [_recall_cells(kind) for kind in found.kinds if kind.what == what]
         total = ("**all**", sum(kind.planted for kind in found.kinds if kind.what == what),
                  f"{found.recall(what):.4f}", f"{found.recall(what, lambda kind: kind.named):.4f}",
-                 f"{found.recall(what, lambda kind: kind.peer):.4f}")  # fmt: skip
+                 f"{found.peer_recall(what):.4f}")  # fmt: skip
         head = ("kind", "planted", "ours", "under that name", "ForgeLM")
         tables.append(f"### {title}, recall\n\n" + _table(head, [*rows, total]))
     look_alikes = [
-        (kind.kind, kind.planted, kind.found, kind.marked, kind.peer)
+        (kind.kind, kind.planted, kind.found, kind.marked, kind.peer_asked, kind.peer)
         for kind in found.kinds
         if kind.what == "look_alike"
     ]
-    totals = [sum(int(row[column]) for row in look_alikes) for column in range(1, 5)]
+    totals = [sum(int(row[column]) for row in look_alikes) for column in range(1, 6)]
     tables.append(
         "### Look-alikes flagged\n\n"
-        + _table(("kind", "planted", "ours", "ours, marked as a documented example", "ForgeLM"),
+        + _table(("kind", "planted", "ours", "ours, marked as a documented example", "asked of ForgeLM", "ForgeLM"),
                  [*look_alikes, ("**all**", *totals)])
     )  # fmt: skip
     elsewhere = ", ".join(f"{category} {count}" for category, count in found.elsewhere.most_common()) or "none"
     return f"""## Personal data and secrets
 
 {results.correct_rows:,} rows. A planted thing counts as found if a finding of its sort overlaps its span. ForgeLM \
-reports counts only, so its detectors were called on the planted text with the thing and with blanks in its place.
+reports counts only, so its detectors were called on the planted text with the thing and with blanks in its place: on \
+{sum(kind.peer_asked for kind in found.kinds):,} of the planted things and {found.peer_clean_rows:,} clean rows, \
+drawn at random.
 
 {chr(10).join(f"{table}{chr(10)}" for table in tables)}
 Findings that overlap nothing planted: {elsewhere}. Of {found.clean_rows:,} rows in which nothing is planted, ours \
-flags {found.clean_rows_flagged:,} and ForgeLM {found.peer_clean_rows_flagged:,}."""
+flags {found.clean_rows_flagged:,}; of {found.peer_clean_rows:,} of them, ForgeLM flags \
+{found.peer_clean_rows_flagged:,}."""
 
 
 def _recall_cells(kind: "KindRecall") -> tuple[object, ...]:
-    shares = (_share(count, kind.planted) for count in (kind.found, kind.named, kind.peer))
-    return (kind.kind, kind.planted, *shares)
+    shares = (_share(count, kind.planted) for count in (kind.found, kind.named))
+    return (kind.kind, kind.planted, *shares, _share(kind.peer, kind.peer_asked))
 
 
 def _languages(results: "Results") -> str:

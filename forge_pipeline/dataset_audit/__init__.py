@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from forge_pipeline.dataset_audit.report import AuditReport
     from forge_pipeline.dataset_audit.run import audit_dataset
     from forge_pipeline.dataset_audit.secret_scan import detect_secrets, find_secrets, mask_secrets
+    from forge_pipeline.dataset_audit.seen_items import seen_items
     from forge_pipeline.dataset_audit.simhash import compute_simhash
     from forge_pipeline.dataset_audit.stage import audit_raw_dataset
 
@@ -40,6 +41,7 @@ _EXPORTS = {
     "mask_secrets": "secret_scan",
     "near_duplicate_groups": "grouping",
     "row_grouping": "grouping",
+    "seen_items": "seen_items",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "mask_secrets",
     "near_duplicate_groups",
     "row_grouping",
+    "seen_items",
 ]
 
 if not TYPE_CHECKING:

@@ -33,17 +33,22 @@ _CARD_LENGTHS = (
 )  # fmt: skip
 
 
+_CARD_ISSUERS = {
+    length: [(first, last, len(first)) for (first, last), lengths in _CARD_LENGTHS if length in lengths]
+    for length in (14, 15, 16, 19)
+}
+
+
 def luhn(digits: str) -> bool:
     """ISO/IEC 7812-1 annex B.
 
     >>> luhn("79927398713"), luhn("4111111111111111"), luhn("79927398710")
     (True, True, False)
     """
-    total = 0
-    for position, digit in enumerate(reversed(digits)):
-        value = int(digit) * (1 + position % 2)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
+    return (sum(map(int, digits[-1::-2])) + sum(map(int, digits[-2::-2].translate(_DOUBLED)))) % 10 == 0
+
+
+_DOUBLED = str.maketrans("0123456789", "0246813579")
 
 
 def credit_card(digits: str) -> bool:
@@ -52,10 +57,8 @@ def credit_card(digits: str) -> bool:
     >>> credit_card("378282246310005"), credit_card("5555555555554444"), credit_card("490154203237518")
     (True, True, False)
     """
-    known = any(
-        first <= digits[: len(first)] <= last and len(digits) in lengths for (first, last), lengths in _CARD_LENGTHS
-    )
-    return known and luhn(digits)
+    known = [size for first, last, size in _CARD_ISSUERS.get(len(digits), ()) if first <= digits[:size] <= last]
+    return bool(known) and luhn(digits)
 
 
 def iban(number: str) -> bool:

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from forge_pipeline.dataset_audit.arrow_arrays import boolean_array, number_array, string_array
 from forge_pipeline.dataset_audit.groups import IntArray
 from forge_pipeline.dataset_audit.overlap import Repeats
 
@@ -41,12 +42,12 @@ def cluster_table(repeats: Repeats) -> pa.Table:
     columns = [
         split,
         row,
-        pa.array(cluster),
-        pa.array(repeats.first_in_split(rows) == rows),
-        pa.array(repeats.has_twin(rows)),
-        pa.array(repeats.highest_similarity(rows).astype(np.float32)),
+        number_array(cluster),
+        boolean_array(repeats.first_in_split(rows) == rows),
+        boolean_array(repeats.has_twin(rows)),
+        number_array(repeats.highest_similarity(rows).astype(np.float32)),
     ]
-    return pa.table(columns, schema=CLUSTERS)
+    return pa.Table.from_arrays(columns, schema=CLUSTERS)
 
 
 def redundant_rows(repeats: Repeats, *, split_overlap: bool) -> pa.Table:
@@ -81,13 +82,13 @@ def redundant_rows(repeats: Repeats, *, split_overlap: bool) -> pa.Table:
     gone = stays_instead != rows
     columns = [
         *_places(repeats, rows[gone]),
-        pa.array(REASONS, pa.string()).take(pa.array(reason[gone])),
+        string_array(REASONS).take(number_array(reason[gone])),
         *_places(repeats, stays_instead[gone]),
     ]
-    return pa.table(columns, schema=REMOVED)
+    return pa.Table.from_arrays(columns, schema=REMOVED)
 
 
 def _places(repeats: Repeats, rows: IntArray) -> tuple[pa.Array, pa.Array]:
     """Split and number in it of each row."""
     split = repeats.split_of(rows)
-    return pa.array(repeats.names, pa.string()).take(pa.array(split)), pa.array(rows - repeats.starts[split])
+    return string_array(repeats.names).take(number_array(split)), number_array(rows - repeats.starts[split])

@@ -31,7 +31,7 @@ from forge_pipeline.dataset_audit.overlap import Repeats
 from forge_pipeline.dataset_audit.parquet_files import parquet_file
 from forge_pipeline.dataset_audit.reading import LONGEST_LINE, plan, read_blocks
 from forge_pipeline.dataset_audit.run import files_by_split
-from forge_pipeline.dataset_audit.scanned import ScannedDataset, scan_dataset, signature_directory
+from forge_pipeline.dataset_audit.scanned import ScannedDataset, scan_dataset, signature_directory, worth_forking
 from forge_pipeline.errors import DataError
 from forge_pipeline.integrity import write_report
 from forge_pipeline.integrity.atomic import publishing
@@ -115,8 +115,8 @@ def deduplicate(
     splits = files_by_split(Path(source) if engine == "local" else Path(source).absolute())
     with ExitStack() as stack:
         staging = stack.enter_context(publishing(Path(output_dir)))
-        executor = stack.enter_context(open_executor(engine, workers))
-        side = stack.enter_context(signature_directory(splits, options, None))
+        executor = stack.enter_context(open_executor(engine, workers, fork=worth_forking(splits)))
+        side = stack.enter_context(signature_directory(splits, options, None, executor))
         scanned = scan_dataset(
             splits,
             options,
@@ -125,6 +125,7 @@ def deduplicate(
             take_findings=lambda _: None,
             progress=progress,
             pairs=not exact_only,
+            detect=False,
         )
         repeats = _by_text(scanned.repeats) if exact_only else scanned.repeats
         removed = redundant_rows(repeats, split_overlap=remove_split_overlap)

@@ -1,14 +1,13 @@
 """Personal data and credentials in a whole column of texts.
 
-The column goes through RE2 once, as one buffer and without the GIL, with the gates of `secret_scan`
-and `pii` as one alternation. Where an anchor stands, the exact patterns and validators look around
-it, and nowhere else. So ``scan_texts`` finds in a column what `find_secrets` and `find_pii` find in
+`anchor_search` goes once through the column, as one buffer and without the GIL, for the anchors of
+`secret_scan` and `pii`. Where one stands, the exact patterns and validators look around it, and
+nowhere else. So ``scan_texts`` finds in a column what `find_secrets` and `find_pii` find in
 each text alone; where a secret and personal data overlap, the secret wins (the digits inside a key
 are no phone number).
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forge_pipeline.dataset_audit import pii, pii_ml, secret_scan
-from forge_pipeline.dataset_audit.anchors import Gate
+from forge_pipeline.dataset_audit.anchor_search import Places, anchor_loop, anchors_of
+from forge_pipeline.dataset_audit.arrow_arrays import text_scalar
 from forge_pipeline.dataset_audit.finding import Finding, Severity, shape, without_overlaps
 from forge_pipeline.dataset_audit.pii_ml import EntityFinder, FindEntities
 
@@ -41,7 +41,6 @@ SOURCE: dict[str, Literal["pii", "pii_ml", "secret"]] = {
 
 _RANK = {category: rank for rank, category in enumerate(CATEGORIES)}
 
-_GATE = Gate("|".join((secret_scan.GATE, pii.GATE, pii.FOLD_GATE)))
 _SLICE = 65_536  # texts that are joined at once
 
 
@@ -68,17 +67,20 @@ class FoundInTexts:
         return len(self.preview)
 
 
-def scan_texts(texts: "pa.StringArray | pa.LargeStringArray", *, entities: FindEntities | None = None) -> FoundInTexts:
+def scan_texts(
+    texts: "pa.StringArray | pa.LargeStringArray", *, entities: FindEntities | None = None, compiled: bool = False
+) -> FoundInTexts:
     """Find secrets and personal data in every text; nulls hold nothing.
 
     Args:
         texts: A column of strings.
         entities: Finds names in a text, from `pii_ml.entity_finder`; asked for every text.
+        compiled: Whether compiled loops look for anchors, where numba is installed: worth it for many texts.
     """
     found: list[tuple[int, Finding, str]] = []
     for first in range(0, len(texts), _SLICE):
         part = texts.slice(first, _SLICE)
-        by_text = dict(_findings(part))
+        by_text = dict(_findings(part, compiled))
         names = dict(_entities(part, entities)) if entities is not None else {}
         for index in sorted(by_text.keys() | names.keys()):
             text, findings = by_text.get(index) or names[index]
@@ -98,47 +100,65 @@ def scan_texts(texts: "pa.StringArray | pa.LargeStringArray", *, entities: FindE
 TextFindings = tuple[str, list[Finding]]
 
 
-def _findings(texts: "pa.StringArray | pa.LargeStringArray") -> Iterator[tuple[int, TextFindings]]:
+def _findings(texts: "pa.StringArray | pa.LargeStringArray", compiled: bool) -> Iterator[tuple[int, TextFindings]]:
     """(index, (text, findings)) of each text in which something is found."""
     if not len(texts):
         return
     # A line's end after each text keeps anchors from reaching over into the next one.
-    nothing, newline = pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string())
+    nothing, newline = text_scalar("", pa.large_string()), text_scalar("\n", pa.large_string())
     lines = pc.binary_join_element_wise(
         texts.cast(pa.large_string()), nothing, newline, null_handling="replace", null_replacement=""
     )
     _, offsets, buffer = lines.buffers()
-    starts = np.frombuffer(offsets, dtype=np.int64, count=len(lines) + 1, offset=8 * lines.offset).tolist()
-    data, end = memoryview(buffer), starts[-1]
-    anchor, index = _GATE.first(data, starts[0], end), 0
-    while anchor >= 0:
-        index = bisect_right(starts, anchor, index) - 1
-        if anchor == starts[index + 1] - 1:  # what stands before the number is the end of the line above
-            index, anchor = index + 1, anchor + 1
-        span = starts[index], starts[index + 1] - 1
-        text = str(data[span[0] : span[1]], "utf-8")
-        findings = _findings_from(text, data, anchor, span)
+    starts = np.frombuffer(offsets, dtype=np.int64, count=len(lines) + 1, offset=8 * lines.offset)
+    data = np.frombuffer(buffer, dtype=np.uint8)[: starts[-1]]
+    found = anchor_loop() if compiled else None
+    places = anchors_of(data, found)
+    content = memoryview(buffer)
+    for index, anchors in _by_text(places, starts):
+        text = str(content[starts[index] : starts[index + 1] - 1], "utf-8")
+        findings = _findings_at(text, anchors)
         if findings:
             yield index, (text, findings)
-        anchor = _GATE.first(data, span[1], end) if span[1] < end else -1
 
 
-def _findings_from(text: str, data: memoryview, anchor: int, span: tuple[int, int]) -> list[Finding]:
-    """The findings of a text that lies at ``data[span[0]:span[1]]`` and has its first anchor at `anchor`."""
+def _by_text(places: Places, starts: Places) -> Iterator[tuple[int, list[int]]]:
+    """The index of each text that has anchors, and their offsets in its bytes, ascending."""
+    owners = np.searchsorted(starts, places, side="right") - 1
+    is_end = places == starts[owners + 1] - 1  # what stands before the number is the end of the line above
+    owners += is_end
+    offsets = np.maximum(places - starts[owners], 0)
+    firsts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
+    values = offsets.tolist()
+    for first, last in zip(firsts, [*firsts[1:], len(values)], strict=False):
+        yield int(owners[first]), values[first:last]
+
+
+def _findings_at(text: str, anchors: Sequence[int]) -> list[Finding]:
+    """The findings of a text that has these anchors, in bytes."""
     secrets: list[Finding] = []
     personal: list[Finding] = []
-    readable = text if text.isascii() else pii.folded(text)
-
-    def visit(at: int) -> int:
-        secret_scan.secrets_at(text, at, secrets)
-        return pii.personal_at(readable, at, personal)
-
-    _GATE.walk_from(text, data, anchor, span, visit)
-    if readable is not text and pii.needs_folding(text):  # its anchors are not those of the text as it is
+    is_ascii = text.isascii()
+    readable = text if is_ascii else pii.folded(text)
+    following = 0
+    for at in anchors if is_ascii else _characters(text, anchors):
+        if at >= following:
+            secret_scan.secrets_at(text, at, secrets)
+            following = pii.personal_at(readable, at, personal)
+    if not is_ascii and pii.needs_folding(text):  # its anchors are not those of the text as it is
         personal = pii.find_pii(text)
     if len(secrets) + len(personal) < 2:
         return secrets or personal
     return without_overlaps([*without_overlaps(secrets, _RANK), *without_overlaps(personal, _RANK)], _RANK)
+
+
+def _characters(text: str, anchors: Iterable[int]) -> Iterator[int]:
+    """Offsets in UTF-8, ascending, as those of characters."""
+    data, place, index = text.encode(), 0, 0
+    for anchor in anchors:
+        index += len(str(data[place:anchor], "utf-8"))
+        place = anchor
+        yield index
 
 
 def _entities(texts: "pa.StringArray | pa.LargeStringArray", find: FindEntities) -> Iterator[tuple[int, TextFindings]]:

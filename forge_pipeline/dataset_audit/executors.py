@@ -4,14 +4,19 @@ An executor does one thing: map a function over items and give the results in th
 the items. What it computes depends on the items alone, so every executor gives the same
 report, byte for byte.
 
-Threads share what is loaded, and the scan's loops hold no lock, so they are the default on
-one machine. Ray is for several machines: starting it costs more than auditing a hundred
-thousand rows.
+Threads share what is loaded, but wait for each other where Python itself looks at a text.
+Processes do not: where there is much to do, and the system can fork a process that does
+nothing else yet, the work goes to its children. Ray is for several machines: starting it
+costs more than auditing a hundred thousand rows.
 """
 
 import os
+import sys
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor as Pool
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,10 +41,14 @@ class Executor(Protocol):
     Attributes:
         in_memory: Functions and items are used as they are. Otherwise they are pickled, and large arrays had better
             travel as files.
+        beside: One whose functions and items are used as they are, in this process; None where the work is elsewhere.
     """
 
     @property
     def in_memory(self) -> bool: ...
+
+    @property
+    def beside(self) -> "Executor | None": ...
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """The results in the order of `items`. The first error is raised; work that has not begun is dropped."""
@@ -51,8 +60,29 @@ class Here:
 
     in_memory = True
 
+    @property
+    def beside(self) -> "Executor":
+        return self
+
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return map(function, items)
+
+
+def _in_order(pool: Pool, workers: int, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """The results of a pool's workers, few of them waiting at a time."""
+    waiting: deque[Future[R]] = deque()
+    rest = iter(items)
+    try:
+        for item in islice(rest, _WAITING * workers):
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            result = waiting.popleft().result()
+            for item in islice(rest, 1):
+                waiting.append(pool.submit(function, item))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @dataclass(frozen=True)
@@ -63,20 +93,39 @@ class Threads:
     workers: int
     in_memory: bool = field(default=True, init=False)
 
+    @property
+    def beside(self) -> "Executor":
+        return self
+
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        waiting: deque[Future[R]] = deque()
-        rest = iter(items)
-        try:
-            for item in islice(rest, _WAITING * self.workers):
-                waiting.append(self.pool.submit(function, item))
-            while waiting:
-                result = waiting.popleft().result()
-                for item in islice(rest, 1):
-                    waiting.append(self.pool.submit(function, item))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
+        return _in_order(self.pool, self.workers, function, items)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A pool of processes that were forked from this one, and so have loaded what it has."""
+
+    pool: Pool
+    threads: Threads
+    in_memory: bool = field(default=False, init=False)
+
+    @property
+    def beside(self) -> "Executor":
+        return self.threads
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        with warnings.catch_warnings():
+            # Python counts threads of libraries too (Arrow's, BLAS's), which see to a fork themselves.
+            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+            self.pool.submit(os.getpid)  # the first work forks all of them
+        return _in_order(self.pool, self.threads.workers, function, items)
+
+
+def may_fork() -> bool:
+    """Whether children of this process can do its work: on Linux, with no thread of Python beside this one."""
+    multiprocessing = sys.modules.get("multiprocessing")  # whose daemons may have no children
+    is_daemon = multiprocessing is not None and multiprocessing.current_process().daemon
+    return sys.platform == "linux" and threading.active_count() == 1 and not is_daemon
 
 
 @dataclass(frozen=True)
@@ -88,6 +137,7 @@ class RayTasks:
 
     ray: Any
     in_memory: bool = field(default=False, init=False)
+    beside: None = field(default=None, init=False)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         task, shared = self.ray.remote(_call), self.ray.put(function)
@@ -113,7 +163,7 @@ def _call(function: Callable[[T], R], item: T) -> R:
 
 
 @contextmanager
-def open_executor(engine: Engine = "local", workers: int = 1) -> Iterator[Executor]:
+def open_executor(engine: Engine = "local", workers: int = 1, *, fork: bool = False) -> Iterator[Executor]:
     """An executor for the time of a `with` block.
 
     Ray: a cluster that this process is connected with is used and left as it is; otherwise one is joined (environment
@@ -122,6 +172,8 @@ def open_executor(engine: Engine = "local", workers: int = 1) -> Iterator[Execut
     Args:
         engine: ``local`` or ``ray``.
         workers: Threads, or processes of a Ray cluster that is started here.
+        fork: Whether several workers of this machine are processes, where `may_fork` allows it. Load what they need
+            before: they are forked when their first work is due.
 
     Raises:
         OptionalDependencyError: Ray is asked for and not installed.
@@ -132,7 +184,15 @@ def open_executor(engine: Engine = "local", workers: int = 1) -> Iterator[Execut
         yield Here()
     else:
         with ThreadPoolExecutor(workers, thread_name_prefix="dataset-audit") as pool:
-            yield Threads(pool, workers)
+            threads = Threads(pool, workers)
+            if fork and may_fork():
+                import multiprocessing
+                from concurrent.futures import ProcessPoolExecutor
+
+                with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as processes:
+                    yield Processes(processes, threads)
+            else:
+                yield threads
 
 
 def _ray(workers: int) -> Iterator[Executor]:

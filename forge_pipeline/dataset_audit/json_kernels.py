@@ -1,128 +1,21 @@
-"""JSON lines of one shape, read by a compiled loop: five times as fast as a reader of any JSON.
-
-The shape is what the first lines have: keys in one order; values that are strings, lists
-of strings, or lists of objects of strings (a chat). At the first byte that does not fit,
-down to an escape that stands for half a character, the loop gives up and the caller reads
-the lines in another way. So what it returns is what any reader returns.
-
-numba is imported with this module; see `kernels`.
-"""
+"""The loop of `json_lines`, compiled by numba, which is imported with this module; see `machine_code`."""
 
 # numba infers the types of these loops; NumPy's stubs know other rules than its compiler.
 # mypy: disable-error-code="assignment, call-arg, import-untyped, no-any-return, return-value, var-annotated"
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from numba import types
 from numba.extending import intrinsic
 
-from forge_pipeline.dataset_audit.kernels import I64, U8, U64, compiled, inner, load64, trailing_zeros
-
-STRING, STRINGS, OBJECTS = 0, 1, 2
-"""Kinds of values: a string, a list of strings, a list of objects of strings."""
+from forge_pipeline.dataset_audit.json_lines import STRING
+from forge_pipeline.dataset_audit.kernels import I64, U8, U64, inner, load64, trailing_zeros
+from forge_pipeline.dataset_audit.machine_code import loop
 
 _QUOTE, _BACKSLASH, _COMMA, _COLON, _SPACE, _FEED = U8(0x22), U8(0x5C), U8(0x2C), U8(0x3A), U8(0x20), U8(0x0A)
 _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = U8(0x7B), U8(0x7D), U8(0x5B), U8(0x5D)
-_PAD = 8  # bytes that may be read and written behind a string
 
 _bytes = types.Array(types.uint8, 1, "C", readonly=True)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The columns of the lines.
-
-    Attributes:
-        names: Of the columns.
-        kinds: `STRING`, `STRINGS` or `OBJECTS`, of each column.
-        keys: The keys of each column's objects; none for other kinds.
-    """
-
-    names: tuple[str, ...]
-    kinds: tuple[int, ...]
-    keys: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def of(cls, schema: pa.Schema) -> "Shape | None":
-        """The shape of lines that have this schema; None where they are of another sort."""
-        kinds, keys = [], []
-        for field in schema:
-            kind, own = _kind_of(field.type)
-            if kind is None or not all(_is_plain(key) for key in (field.name, *own)):
-                return None
-            kinds.append(kind)
-            keys.append(own)
-        return cls(tuple(schema.names), tuple(kinds), tuple(keys)) if kinds else None
-
-
-def _kind_of(kind: pa.DataType) -> tuple[int | None, tuple[str, ...]]:
-    if pa.types.is_string(kind):
-        return STRING, ()
-    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
-        return STRINGS, ()
-    if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) and kind.value_type.num_fields:
-        fields = list(kind.value_type)
-        if all(pa.types.is_string(field.type) for field in fields):
-            return OBJECTS, tuple(field.name for field in fields)
-    return None, ()
-
-
-def _is_plain(key: str) -> bool:
-    """Whether a key stands in JSON as it is."""
-    return not any(char in '"\\' or char < " " for char in key)
-
-
-def read_lines(data: bytes, shape: Shape) -> pa.Table | None:
-    """The lines as a table; None if one is not of that shape.
-
-    Args:
-        data: UTF-8.
-        shape: Of every line.
-    """
-    octets = np.frombuffer(data, dtype=np.uint8)
-    rows = int(np.count_nonzero(octets == _FEED)) + (not data.endswith(b"\n"))
-    leaves = [max(len(own), 1) for own in shape.keys]
-    first_leaf = np.cumsum([0, *leaves])
-    names = [name.encode() for name in (*shape.names, *(key for own in shape.keys for key in own))]
-    first_key = len(shape.names) + np.cumsum([0, *(len(own) for own in shape.keys)])
-    most = int(np.count_nonzero(octets == _QUOTE)) // 2 + 2
-    texts = np.empty((int(first_leaf[-1]), len(data) + _PAD), dtype=np.uint8)  # pages that stay empty cost nothing
-    ends = np.zeros((int(first_leaf[-1]), most), dtype=np.int32)
-    counts = np.zeros(int(first_leaf[-1]), dtype=np.int64)
-    lists = np.zeros((len(shape.names), rows + 1), dtype=np.int32)
-    if (
-        len(data) >= 1 << 31
-        or parse_lines(
-            octets,
-            np.frombuffer(b"".join(names), dtype=np.uint8),
-            np.cumsum([0, *(len(name) for name in names)]).astype(np.int64),
-            np.array(shape.kinds, dtype=np.int64),
-            first_key.astype(np.int64),
-            first_leaf.astype(np.int64),
-            texts,
-            ends,
-            counts,
-            lists,
-        )
-        != rows
-    ):
-        return None
-
-    def strings(leaf: int) -> pa.StringArray:
-        count = int(counts[leaf])
-        offsets = ends[leaf, : count + 1]
-        buffers = [pa.py_buffer(offsets), pa.py_buffer(texts[leaf, : int(offsets[-1])])]
-        return pa.StringArray.from_buffers(count, *buffers)
-
-    columns: list[pa.Array] = []
-    for column, (kind, own) in enumerate(zip(shape.kinds, shape.keys, strict=True)):
-        values = [strings(int(first_leaf[column]) + number) for number in range(leaves[column])]
-        items = pa.StructArray.from_arrays(values, list(own)) if kind == OBJECTS else values[0]
-        columns.append(items if kind == STRING else pa.ListArray.from_arrays(pa.array(lists[column]), items))
-    return pa.table(columns, names=list(shape.names))
 
 
 @intrinsic
@@ -330,7 +223,7 @@ def _add_objects(
             return at
 
 
-@compiled(
+@loop(
     types.int64(
         _bytes,
         _bytes,

@@ -10,16 +10,13 @@ The cache holds words of up to 24 bytes with their whole bytes as the key. It ha
 size and forgets; what it has forgotten, and longer words, are hashed again. So it bounds
 memory and never changes a result.
 
-numba is imported with this module, which is why nothing imports this module before many
-rows are to be read. Machine code is kept in numba's cache: ``__pycache__`` beside this file
-or, where that cannot be written, the user's cache directory (``NUMBA_CACHE_DIR`` names
-another one). Without any, kernels are compiled in each process anew, for some seconds.
+numba is imported with this module, and this module only to compile what is in it: others ask
+`machine_code` for its loops.
 """
 
 # numba infers the types of these loops; NumPy's stubs know other rules than its compiler.
 # mypy: disable-error-code="assignment, call-arg, import-untyped, no-any-return, return-value"
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,35 +24,19 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from forge_pipeline.dataset_audit import tokens
+from forge_pipeline.dataset_audit.machine_code import loop
+from forge_pipeline.dataset_audit.signing import CACHE_BITS, FEW, PAD, Scratch
 
 U8, U32, U64, I64 = np.uint8, np.uint32, np.uint64, np.int64
-
-CACHE_BITS = 18
-"""The word cache has 2**18 places of 32 bytes: 8 MiB."""
 
 LOWER, WORD, CASED = U32(tokens.LOWER), U32(tokens.WORD), U32(tokens.CASED)
 IGNORABLE, SIGMA, DOTTED_I = U32(tokens.IGNORABLE), U32(tokens.SIGMA), U32(tokens.DOTTED_I)
 EMOJI_START, EMOJI_STOP = tokens.EMOJI_START, tokens.EMOJI_STOP
 
-_PAD = 64  # bytes that may be read and written behind a text
-_FEW = 512  # up to so many tokens are sorted by buckets and insertion, more by radix
-
 _bytes = types.Array(types.uint8, 1, "C", readonly=True)
 _offsets = types.Array(types.int64, 1, "C", readonly=True)
 _longs = types.Array(types.uint64, 1, "C", readonly=True)
 _ints = types.Array(types.uint32, 1, "C", readonly=True)
-
-
-def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile at import for one signature, from the cache where there is one."""
-
-    def compile_(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(signature, nogil=True, cache=True, error_model="numpy")(function)
-        except RuntimeError:  # numba found no directory that can be written
-            return njit(signature, nogil=True, error_model="numpy")(function)
-
-    return compile_
 
 
 inner = njit(nogil=True, error_model="numpy")
@@ -128,7 +109,7 @@ def _mix(value: Any) -> Any:
     return value ^ (value >> U64(33))
 
 
-@compiled(types.void(_bytes, _offsets, types.uint64[::1]))
+@loop(types.void(_bytes, _offsets, types.uint64[::1]))
 def hash_texts(data: Any, offsets: Any, out: Any) -> None:  # pragma: no cover
     """`tokens.text_hashes`, compiled."""
     address = data.ctypes.data
@@ -433,7 +414,7 @@ def _hash_words(
 @inner
 def _sort(keys: Any, count: Any, spare: Any, tally: Any) -> None:
     """Sort the first `count` of `keys`, which are all but evenly spread."""
-    if count <= _FEW:
+    if count <= FEW:
         bits = 6
         while (1 << bits) < count:
             bits += 1
@@ -536,7 +517,17 @@ def _band_keys(signature: Any, width: Any, odd: Any, keys: Any) -> None:
         keys[band] = total * U64(0xBF58476D1CE4E5B9)
 
 
-@compiled(
+_scratch = types.NamedTuple(  # type: ignore[no-untyped-call]
+    (
+        types.uint8[::1], types.uint8[::1], types.int64[::1], types.uint64[::1], types.uint64[::1], types.uint32[::1],
+        types.uint32[::1], types.uint32[::1], types.int64[::1], types.uint32[::1], types.uint32[::1],
+        types.uint64[::1], types.uint32[::1], types.uint64[::1],
+    ),
+    Scratch,
+)  # fmt: skip
+
+
+@loop(
     types.int64(
         _bytes,
         _offsets,
@@ -552,6 +543,7 @@ def _band_keys(signature: Any, width: Any, odd: Any, keys: Any) -> None:
         types.uint64[:, ::1],
         types.int64[::1],
         types.uint32[::1],
+        _scratch,
     )
 )
 def sign_rows(
@@ -569,6 +561,7 @@ def sign_rows(
     keys: Any,
     token_offsets: Any,
     values: Any,
+    scratch: Any,
 ) -> int:  # pragma: no cover
     """Tokenize and sign rows; returns the number of `values` written.
 
@@ -585,19 +578,9 @@ def sign_rows(
         token_offsets: Out: where each row's values begin; rows + 1.
         values: Out: distinct token hashes of each row, ascending; room for half as many as there are bytes, and one a
             row.
+        scratch: Room for the longest row, from `signing.scratch`.
     """
-    longest = 0
-    for row in range(len(offsets) - 1):
-        longest = max(longest, offsets[row + 1] - offsets[row], 2 * (given_offsets[row + 1] - given_offsets[row]))
-    room = longest * 3 // 2 + 2 * _PAD  # lower-casing makes two bytes three in the worst case
-    text, marks = np.empty(room, U8), np.empty(room, U8)
-    edges = np.empty(room + 2, I64)
-    hashes, words = np.empty(room // 2 + 16, U64), np.empty(4 * (room // 2 + 16), U64)
-    halves, spare, mixed = np.empty(room // 2 + 16, U32), np.empty(room // 2 + 16, U32), np.empty(room // 2 + 16, U32)
-    tally = np.empty(2 * _FEW + 2, I64)
-    state, block, planes = np.empty(5, U32), np.empty(80, U32), np.empty(64, U64)
-    signature = np.empty(len(multipliers), U32)
-    low = np.empty(9, U64)
+    text, marks, edges, hashes, words, halves, spare, mixed, tally, state, block, planes, signature, low = scratch
     for index in range(8):
         low[index] = (U64(1) << U64(8 * index)) - U64(1)
     low[8] = ~U64(0)
@@ -615,7 +598,7 @@ def sign_rows(
             is_ascii = _mark_ascii(data, start, length, text, marks)
             if not is_ascii and not _mark_others(data, start, length, table, text, marks):
                 length = _mark_unicode(data, start, stop, table, text, marks)
-            for index in range(_PAD):
+            for index in range(PAD):
                 marks[length + index] = 0
             edge_count = _find_edges(marks, length, edges)
             count = _hash_words(text, edges, edge_count, cache, low, state, block, words, hashes)

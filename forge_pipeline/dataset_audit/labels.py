@@ -1,11 +1,14 @@
 """The words just before a number, which say what it is: ``invoice no. 4711``, ``Tel: ...``."""
 
 from collections.abc import Container, Iterable, Iterator
+from string import ascii_letters
 
 _REACH = 48  # characters
 _COUNT = 6  # words
 _GLUE = frozenset(" \t:=#.-–('\"[“„«*`_~+/")  # what may stand between a word and its number
 _BREAKS = frozenset("0123456789;!?\n")  # what ends the phrase that a number belongs to
+_ASCII_GLUE = "".join(sorted(filter(str.isascii, _GLUE)))
+_ASCII_BETWEEN = "".join(char for char in map(chr, range(128)) if not char.isalpha() and char not in _BREAKS)
 
 _FILLERS = frozenset({
     "number", "numbers", "no", "num", "nr", "nbr", "code", "is", "was", "are", "were", "be", "the", "a", "an", "of",
@@ -35,6 +38,22 @@ OTHERS = ORDERS | frozenset({
 
 def words_before(text: str, start: int) -> Iterator[str]:
     """Up to six words before `start`, in lower case, the nearest first; none past another number or a line's end."""
+    before = text[max(0, start - _REACH) : start]
+    return _ascii_words_before(before) if before.isascii() else _any_words_before(text, start)
+
+
+def _ascii_words_before(before: str) -> Iterator[str]:
+    glue = _ASCII_GLUE
+    for _ in range(_COUNT):
+        before, glue = before.rstrip(glue), _ASCII_BETWEEN
+        rest = before.rstrip(ascii_letters)
+        if len(rest) == len(before):
+            return
+        yield before[len(rest) :].lower()
+        before = rest
+
+
+def _any_words_before(text: str, start: int) -> Iterator[str]:
     end, lowest, between = start, max(0, start - _REACH), _GLUE
     for _ in range(_COUNT):
         while end > lowest and not text[end - 1].isalpha():

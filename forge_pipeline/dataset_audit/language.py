@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from forge_pipeline.dataset_audit import utf8
+from forge_pipeline.dataset_audit import language_tables, utf8
 from forge_pipeline.dataset_audit.fasttext_model import FastTextModel, load_fasttext
+from forge_pipeline.dataset_audit.machine_code import loops
 from forge_pipeline.dataset_audit.prose import without_code
 
 CODES: tuple[str, ...] = (
@@ -152,13 +153,13 @@ def _classified_by(
 def _kernels() -> Callable[[utf8.Strings], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] | None:
     """`_classified` in compiled code, or None without numba or the model."""
     model = _model()
-    try:
-        from forge_pipeline.dataset_audit import language_kernels
-    except ImportError:  # numba is not installed, or not for this Python
+    if model is None or find_spec("numba") is None:
         return None
-    if model is None:
+    compiled = loops("language_kernels", "text_kernels", "language_tables", "fasttext_model", "utf8")
+    if compiled is None:
         return None
-    tables = language_kernels.tables(
+    classify = compiled["classify"]
+    tables = language_tables.tables(
         model,
         code=_CODE,
         edges=_EDGES,
@@ -171,10 +172,10 @@ def _kernels() -> Callable[[utf8.Strings], tuple[npt.NDArray[np.int64], npt.NDAr
 
     def classified(texts: utf8.Strings) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         if not hasattr(mine, "memory"):
-            mine.memory = language_kernels.memory()
+            mine.memory = language_tables.memory(tables)
         data, offsets = utf8.buffers(texts)
         labels, shares = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts))
-        language_kernels.classify(data, offsets, tables, mine.memory, labels, shares)
+        classify(data, offsets, tables, mine.memory, labels, shares)
         return labels, shares
 
     return classified

@@ -2,135 +2,31 @@
 
 What a word adds to its row is looked up under the word's bytes, up to 32 of them, so that no
 two words are ever confused; what is forgotten is computed again, so answers do not depend on
-what was met before. Imports numba: import it only where that is wanted.
+what was met before. Imports numba; see `machine_code`.
 """
 
-from typing import NamedTuple
-
-import numba
 import numpy as np
-import numpy.typing as npt
 from numba import types
 
 from forge_pipeline.dataset_audit import utf8
-from forge_pipeline.dataset_audit.fasttext_model import FRACTION_BITS, FastTextModel
+from forge_pipeline.dataset_audit.fasttext_model import FRACTION_BITS
+from forge_pipeline.dataset_audit.language_tables import BATCH, DIMENSIONS, REMEMBERED, Memory, Tables
+from forge_pipeline.dataset_audit.machine_code import loop
 from forge_pipeline.dataset_audit.text_kernels import (
     TEXT,
     code_block_end,
     code_point,
     compiled,
     load8,
+    prefetch,
     visible_bytes,
 )
 
-DIMENSIONS = 16
-REMEMBERED = 1 << 18
-"""Words whose inputs are kept; about 37 MB. Web text brings a new word in about twenty."""
-
-_NOT_PROSE, _UNKNOWN = np.int32(-1), np.int32(-2)
+_NOT_PROSE = np.int32(-1)
 _MIX0, _MIX1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _MIX2, _MIX3 = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
 _SCALE = float(1 << FRACTION_BITS)
-_SCRATCH = 2048  # bytes; lower case makes a word at most half as long again
-
-
-class Tables(NamedTuple):
-    """What compiled code knows of a model. See `FastTextModel`.
-
-    Attributes:
-        slots: Open-addressed by the FNV hash of a word; its row, or -1.
-        word_bytes, word_offsets: The words of the vocabulary, by row.
-        code_bytes: Whether an ASCII character makes a word code.
-        edges: Whether it is taken off a word's ends.
-    """
-
-    slots: npt.NDArray[np.int32]
-    word_bytes: npt.NDArray[np.uint8]
-    word_offsets: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int32]
-    ngram_rows: npt.NDArray[np.uint16]
-    nodes: npt.NDArray[np.float64]
-    children: npt.NDArray[np.int32]
-    end_of_line: npt.NDArray[np.int64]
-    ngram_sizes: npt.NDArray[np.int64]
-    classes: npt.NDArray[np.uint8]
-    lower_case: npt.NDArray[np.uint32]
-    code_bytes: npt.NDArray[np.bool_]
-    edges: npt.NDArray[np.bool_]
-    limits: npt.NDArray[np.int64]
-
-
-class Memory(NamedTuple):
-    """Words met before. It is emptied between two texts once it is full.
-
-    Attributes:
-        keys: Open-addressed: the bytes of a word of less than 32, zeros after them; all zeros where nothing is.
-        ids: Of the word in each slot, or -1 if it is not prose.
-        sums, counts: Of each id, the sum of the word's inputs and their number.
-        used: Slots, and ids, in use.
-    """
-
-    keys: npt.NDArray[np.uint64]
-    ids: npt.NDArray[np.int32]
-    sums: npt.NDArray[np.int32]
-    counts: npt.NDArray[np.int32]
-    used: npt.NDArray[np.int64]
-
-
-def tables(
-    model: FastTextModel,
-    *,
-    code: frozenset[str],
-    edges: str,
-    prose_bytes: int,
-    longest: int,
-    first_bytes: int,
-    confident: float,
-) -> Tables:
-    """The model and the rules for words, as arrays."""
-    words = sorted(model.vocabulary, key=model.vocabulary.__getitem__)
-    slots = np.full(1 << (2 * len(words)).bit_length(), -1, dtype=np.int32)
-    for row, word in enumerate(words):
-        place = _fnv(word) & (len(slots) - 1)
-        while slots[place] >= 0:
-            place = (place + 1) & (len(slots) - 1)
-        slots[place] = row
-    return Tables(
-        slots=slots,
-        word_bytes=np.frombuffer(b"".join(words), dtype=np.uint8).copy(),
-        word_offsets=np.cumsum([0, *map(len, words)], dtype=np.int64),
-        rows=model.rows,
-        ngram_rows=model.ngram_rows,
-        nodes=model.nodes,
-        children=model.children,
-        end_of_line=model.end_of_line,
-        ngram_sizes=np.array([model.shortest, model.longest], dtype=np.int64),
-        classes=utf8.classes(),
-        lower_case=utf8.lower_case(),
-        code_bytes=np.array([chr(byte) in code for byte in range(128)]),
-        edges=np.array([chr(byte) in edges for byte in range(128)]),
-        limits=np.array([prose_bytes, longest, first_bytes, round(1000 * confident)], dtype=np.int64),
-    )
-
-
-def memory() -> Memory:
-    """An empty one. Threads must not share it."""
-    room = REMEMBERED + 1024  # for the words of one more text
-    return Memory(
-        keys=np.zeros((2 * REMEMBERED, 4), dtype=np.uint64),
-        ids=np.zeros(2 * REMEMBERED, dtype=np.int32),
-        sums=np.zeros((room, DIMENSIONS), dtype=np.int32),
-        counts=np.zeros(room, dtype=np.int32),
-        used=np.zeros(2, dtype=np.int64),
-    )
-
-
-def _fnv(word: bytes) -> int:
-    """fastText's hash: FNV-1a over signed bytes."""
-    value = 2166136261
-    for byte in word:
-        value = ((value ^ (byte | (0xFFFFFF00 if byte > 127 else 0))) * 16777619) & 0xFFFFFFFF
-    return value
+_NUMBER = np.uint64(0xFFFFFFFF)
 
 
 @compiled
@@ -207,7 +103,7 @@ def _word_inputs(data, start, end, tables, scratch, inputs, sums):  # type: igno
         return _NOT_PROSE
     slots, words, offsets = tables.slots, tables.word_bytes, tables.word_offsets
     ngram_rows, rows = tables.ngram_rows, tables.rows
-    count = 0
+    count = np.int64(0)
     value = np.uint32(2166136261)
     for place in range(1, length - 1):
         value = np.uint32((value ^ np.uint32(np.int8(scratch[place]))) * np.uint32(16777619))
@@ -220,7 +116,7 @@ def _word_inputs(data, start, end, tables, scratch, inputs, sums):  # type: igno
             same = words[begin + place] == scratch[1 + place]
             place += 1
         if same:
-            inputs[0], count = slots[slot], 1
+            inputs[0], count = slots[slot], np.int64(1)
         slot = (slot + 1) & (len(slots) - 1)
     buckets, shortest, longest = np.uint32(len(ngram_rows)), tables.ngram_sizes[0], tables.ngram_sizes[1]
     for first in range(length):
@@ -236,9 +132,8 @@ def _word_inputs(data, start, end, tables, scratch, inputs, sums):  # type: igno
             characters += 1
             if characters >= shortest:
                 row = ngram_rows[value % buckets]
-                if row != 0xFFFF:
-                    inputs[count] = row
-                    count += 1
+                inputs[count] = row
+                count += np.int64(row != 0xFFFF)
     for dimension in range(0, DIMENSIONS, 4):
         a = b = c = d = np.int64(0)
         for number in range(count):
@@ -290,129 +185,145 @@ _TABLES = types.NamedTuple(  # type: ignore[no-untyped-call]
     Tables,
 )  # fmt: skip
 _MEMORY = types.NamedTuple(  # type: ignore[no-untyped-call]
-    (types.uint64[:, ::1], types.int32[::1], types.int32[:, ::1], types.int32[::1], types.int64[::1]), Memory
-)
+    (
+        types.uint64[::1], types.uint64[:, ::1], types.int32[:, ::1], types.int64[::1],
+        types.int64[::1], types.int64[::1], types.uint64[:, ::1],
+        types.uint8[::1], types.int64[::1], types.int64[::1], types.int64[::1],
+        types.float64[::1], types.int64[::1], types.float64[::1],
+    ),
+    Memory,
+)  # fmt: skip
 
 
-@numba.njit(
-    types.void(TEXT, types.int64[::1], _TABLES, _MEMORY, types.int64[::1], types.float64[::1]), nogil=True, cache=True
-)
+@loop(types.void(TEXT, types.int64[::1], _TABLES, _MEMORY, types.int64[::1], types.float64[::1]))
 def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Best label and its probability of each text; probability 0 where no word was prose.
 
     At least `utf8.PADDING` bytes must follow the last text.
     """
     # Arrays are taken out of their tuples, and loops over words call nothing that takes one: that counts references.
-    keys, ids, sums, counts, used = memory
+    slots, keys, sums, used = memory.slots, memory.keys, memory.sums, memory.used
+    begins, sizes, batch = memory.begins, memory.sizes, memory.batch
+    scratch, total, word_sums, word_rows = memory.scratch, memory.total, memory.word_sums, memory.word_rows
+    hidden, stack, stack_shares = memory.hidden, memory.stack, memory.stack_shares
     nodes, children, end_of_line = tables.nodes, tables.children, tables.end_of_line
     prose_bytes, first_bytes, confident = tables.limits[0], tables.limits[2], tables.limits[3] / 1000.0
-    mask = np.uint64(len(ids) - 1)
-    scratch = np.empty(_SCRATCH, dtype=np.uint8)
-    total = np.empty(DIMENSIONS, dtype=np.int64)
-    word_rows = np.empty(4 * _SCRATCH, dtype=np.int64)
-    word_sums = np.empty(DIMENSIONS, dtype=np.int64)
-    found = np.empty(prose_bytes + 1, dtype=np.int64)
-    hidden = np.empty(DIMENSIONS, dtype=np.float64)
-    stack = np.empty(2 * len(children) + 4, dtype=np.int64)
-    stack_shares = np.empty(2 * len(children) + 4, dtype=np.float64)
+    mask = np.uint64(len(slots) - 1)
+    places, numbers = slots.ctypes.data, keys.ctypes.data
     for text in range(len(offsets) - 1):
-        if max(used[0], used[1]) > REMEMBERED:
-            keys[:] = 0
-            used[:] = 0
+        if used[0] > REMEMBERED:
+            for slot in range(len(slots)):
+                slots[slot] = 0
+            used[0] = 0
         for dimension in range(DIMENSIONS):
             total[dimension] = end_of_line[dimension]
         begin, end = offsets[text], offsets[text + 1]
-        words, inputs, taken, at = np.int64(0), np.int64(0), np.int64(0), begin
+        inputs, taken, at = np.int64(0), np.int64(0), begin
         labels[text], shares[text] = 0, 0.0
         for wanted in (first_bytes, prose_bytes):
             while at < end and taken < wanted:
-                if data[at] <= 32:
-                    at += 1
-                    continue
-                if (data[at] == 96 or data[at] == 126) and (at == begin or data[at - 1] == 10):
-                    after = code_block_end(data, at, end)
-                    if after >= 0:
-                        at = after
-                        continue
-                start, left = at, end - at
-                key0, key1, key2, key3 = load8(data, at), np.uint64(0), np.uint64(0), np.uint64(0)
-                size = min(visible_bytes(key0), left)
-                if size < 8:
-                    key0 &= (np.uint64(1) << np.uint64(8 * size)) - np.uint64(1)
-                else:
-                    key1 = load8(data, at + 8)
-                    size = min(8 + visible_bytes(key1), left)
-                    if size < 16:
-                        key1 &= (np.uint64(1) << np.uint64(8 * (size - 8))) - np.uint64(1)
-                    else:
-                        key2 = load8(data, at + 16)
-                        size = min(16 + visible_bytes(key2), left)
-                        if size < 24:
-                            key2 &= (np.uint64(1) << np.uint64(8 * (size - 16))) - np.uint64(1)
-                        else:
-                            key3 = load8(data, at + 24)
-                            size = min(24 + visible_bytes(key3), left)
-                            if size < 32:
-                                key3 &= (np.uint64(1) << np.uint64(8 * (size - 24))) - np.uint64(1)
-                at += size
-                word = _UNKNOWN
-                slot = np.int64(0)
-                if size < 32:
-                    value = (key0 * _MIX0) ^ (key1 * _MIX1) ^ (key2 * _MIX2) ^ (key3 * _MIX3)
-                    place = ((value * _MIX1) >> np.uint64(32)) & mask
-                    slot = np.int64(place)
-                    while keys[slot, 0] != 0:
-                        if (
-                            keys[slot, 0] == key0
-                            and keys[slot, 1] == key1
-                            and keys[slot, 2] == key2
-                            and keys[slot, 3] == key3
-                        ):
-                            word = ids[slot]
-                            break
-                        place = (place + np.uint64(1)) & mask
-                        slot = np.int64(place)
-                else:
-                    while at < end and data[at] > 32:
+                # The next words. If all of them are prose, no more than these are wanted.
+                count, ahead = np.int64(0), taken
+                while at < end and ahead < wanted and count < BATCH:
+                    if data[at] <= 32:
                         at += 1
-                    size = min(at - start, prose_bytes)
-                if word == _UNKNOWN:
-                    count = _word_inputs(data, start, start + size, tables, scratch, word_rows, word_sums)
-                    word = _NOT_PROSE
-                    if count != _NOT_PROSE and size >= 32:  # seldom met again
-                        inputs += count
+                        continue
+                    if (data[at] == 96 or data[at] == 126) and (at == begin or data[at - 1] == 10):
+                        after = code_block_end(data, at, end)
+                        if after >= 0:
+                            at = after
+                            continue
+                    start, left = at, end - at
+                    key0, key1, key2, key3 = load8(data, at), np.uint64(0), np.uint64(0), np.uint64(0)
+                    size = min(visible_bytes(key0), left)
+                    if size < 8:
+                        key0 &= (np.uint64(1) << np.uint64(8 * size)) - np.uint64(1)
+                    else:
+                        key1 = load8(data, at + 8)
+                        size = min(8 + visible_bytes(key1), left)
+                        if size < 16:
+                            key1 &= (np.uint64(1) << np.uint64(8 * (size - 8))) - np.uint64(1)
+                        else:
+                            key2 = load8(data, at + 16)
+                            size = min(16 + visible_bytes(key2), left)
+                            if size < 24:
+                                key2 &= (np.uint64(1) << np.uint64(8 * (size - 16))) - np.uint64(1)
+                            else:
+                                key3 = load8(data, at + 24)
+                                size = min(24 + visible_bytes(key3), left)
+                                if size < 32:
+                                    key3 &= (np.uint64(1) << np.uint64(8 * (size - 24))) - np.uint64(1)
+                    at += size
+                    begins[count] = start
+                    if size < 32:
+                        value = (key0 * _MIX0) ^ (key1 * _MIX1) ^ (key2 * _MIX2) ^ (key3 * _MIX3)
+                        value = (value ^ (value >> np.uint64(32))) * _MIX1
+                        place = (value >> np.uint64(20)) & mask
+                        batch[count, 0], batch[count, 1], batch[count, 2], batch[count, 3] = key0, key1, key2, key3
+                        batch[count, 4], batch[count, 5] = value, place
+                        prefetch(places + np.int64(place << np.uint64(3)))
+                        sizes[count] = size
+                    else:
+                        while at < end and data[at] > 32:
+                            at += 1
+                        sizes[count] = min(at - start, prose_bytes)
+                    ahead += sizes[count]
+                    count += 1
+                for index in range(count):
+                    if sizes[index] < 32:
+                        held = slots[batch[index, 5]] & _NUMBER
+                        if held:
+                            prefetch(numbers + np.int64((held - np.uint64(1)) << np.uint64(7)))
+                            prefetch(numbers + np.int64((held - np.uint64(1)) << np.uint64(7)) + 64)
+                for index in range(count):
+                    size = sizes[index]
+                    if size >= 32:  # seldom met again
+                        found = _word_inputs(
+                            data, begins[index], begins[index] + size, tables, scratch, word_rows, word_sums
+                        )
+                        if found != _NOT_PROSE:
+                            inputs += found
+                            taken += size
+                            for dimension in range(DIMENSIONS):
+                                total[dimension] += word_sums[dimension]
+                        continue
+                    key0, key1, key2, key3 = batch[index, 0], batch[index, 1], batch[index, 2], batch[index, 3]
+                    mark, place = batch[index, 4] & ~_NUMBER, batch[index, 5]
+                    word = np.int64(-1)
+                    while slots[place] != 0:
+                        held = slots[place]
+                        if held & ~_NUMBER == mark:
+                            word = np.int64(held & _NUMBER) - 1
+                            if (
+                                keys[word, 0] == key0
+                                and keys[word, 1] == key1
+                                and keys[word, 2] == key2
+                                and keys[word, 3] == key3
+                            ):
+                                break
+                            word = np.int64(-1)
+                        place = (place + np.uint64(1)) & mask
+                    if word < 0:
+                        found = _word_inputs(
+                            data, begins[index], begins[index] + size, tables, scratch, word_rows, word_sums
+                        )
+                        word = used[0]
+                        used[0] = word + 1
+                        slots[place] = mark | np.uint64(word + 1)
+                        keys[word, 0], keys[word, 1], keys[word, 2], keys[word, 3] = key0, key1, key2, key3
+                        sums[word, 8] = found
+                        for dimension in range(DIMENSIONS):
+                            sums[word, 16 + dimension] = word_sums[dimension]
+                    if sums[word, 8] != _NOT_PROSE:
+                        inputs += sums[word, 8]
                         taken += size
                         for dimension in range(DIMENSIONS):
-                            total[dimension] += word_sums[dimension]
-                    elif count != _NOT_PROSE:
-                        word = np.int32(used[1])
-                        used[1] += 1
-                        counts[word] = count
-                        for dimension in range(DIMENSIONS):
-                            sums[word, dimension] = word_sums[dimension]
-                    if size < 32 and used[0] <= REMEMBERED:
-                        used[0] += 1
-                        keys[slot, 0], keys[slot, 1], keys[slot, 2], keys[slot, 3] = key0, key1, key2, key3
-                        ids[slot] = word
-                if word != _NOT_PROSE:
-                    found[words] = word
-                    words += 1
-                    inputs += counts[word]
-                    taken += size
+                            total[dimension] += sums[word, 16 + dimension]
             if inputs == 0:
                 continue
             weight = (inputs + 1) * _SCALE
-            for dimension in range(0, DIMENSIONS, 4):
-                a, b = total[dimension], total[dimension + 1]
-                c, d = total[dimension + 2], total[dimension + 3]
-                for number in range(words):
-                    word = found[number]
-                    a += sums[word, dimension]
-                    b += sums[word, dimension + 1]
-                    c += sums[word, dimension + 2]
-                    d += sums[word, dimension + 3]
-                hidden[dimension], hidden[dimension + 1] = a / weight, b / weight
-                hidden[dimension + 2], hidden[dimension + 3] = c / weight, d / weight
+            for dimension in range(DIMENSIONS):
+                hidden[dimension] = total[dimension] / weight
             labels[text], shares[text] = _best_label(hidden, nodes, children, stack, stack_shares)
             if shares[text] >= confident:
                 break

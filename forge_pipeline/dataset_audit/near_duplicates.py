@@ -18,14 +18,16 @@ memory, or 16 MB where signatures lie in files.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline.dataset_audit.groups import equal_groups, first_equal
-from forge_pipeline.dataset_audit.join_kernels import JoinKernels, join_kernels
+from forge_pipeline.dataset_audit.machine_code import loops
 from forge_pipeline.dataset_audit.simhash import table_masks
 from forge_pipeline.dataset_audit.tokens import IntArray, ranges
 
@@ -37,6 +39,30 @@ ValueArray = npt.NDArray[np.uint32]
 _CHUNK_PAIRS = 1 << 16
 _MOST_PAIRS = 1 << 20  # candidates of one bucket
 _KERNEL_PAIRS = 20_000  # from here on, compiled loops are worth loading
+
+
+class JoinKernels(NamedTuple):
+    """Compiled loops over pairs of rows.
+
+    Attributes:
+        common: ``(left, right, offsets, values, threshold, out)``: `out[i]` becomes the number of values that the
+            sorted runs of `left[i]` and `right[i]` share, or -1 as soon as their Jaccard similarity must be below
+            `threshold`.
+        in_earlier_band: ``(left, right, keys, table, out)``: whether a column before `table` of `keys` is equal.
+        in_earlier_mask: ``(left, right, signatures, masks, table, hamming, out)``: whether the signatures are equal
+            under a mask before `table`, or more than `hamming` bits apart.
+    """
+
+    common: Any
+    in_earlier_band: Any
+    in_earlier_mask: Any
+
+
+@cache
+def join_kernels() -> JoinKernels | None:
+    """The loops of `join_kernels`, or None where numba is not installed."""
+    compiled = None if find_spec("numba") is None else loops("join_kernels")
+    return None if compiled is None else JoinKernels(**compiled)
 
 
 class Signatures(Protocol):
@@ -295,7 +321,7 @@ def _kernels(bounds: IntArray, reach: int) -> JoinKernels | None:
     """Compiled loops where they are there already, or the pairs are many enough to pay for loading them."""
     sizes = np.diff(bounds)
     pairs = int((sizes * np.minimum(sizes, reach)).sum()) // 2
-    return join_kernels() if pairs >= _KERNEL_PAIRS or "numba" in sys.modules else None
+    return join_kernels() if pairs >= _KERNEL_PAIRS or "llvmlite" in sys.modules else None
 
 
 def _bucket_pairs(bounds: IntArray, reach: int) -> Iterator[tuple[IntArray, IntArray, bool]]:

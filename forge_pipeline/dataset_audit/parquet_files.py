@@ -50,6 +50,6 @@ def _appending(writer: pq.ParquetWriter, schema: pa.Schema) -> Iterator[Callable
             held[:] = [whole.slice(ROW_GROUP_ROWS)]
 
     yield append
-    rest = pa.concat_tables([schema.empty_table(), *held])
+    rest = pa.concat_tables([pa.Table.from_batches([], schema), *held])
     if len(rest):
         writer.write_table(rest, row_group_size=ROW_GROUP_ROWS)

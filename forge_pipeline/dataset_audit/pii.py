@@ -228,6 +228,7 @@ def _ipv6(match: re.Match[str]) -> Span | None:
 
 _RUN = re.compile(r"[0-9](?:[ ().\-/]{0,3}+[0-9]){6,}+")
 _SIGNS = " ().-/"
+_IN_RUNS = frozenset(_SIGNS + "0123456789")
 _NO_NUMBER = re.compile(
     r"[0-9]{1,12}\.[0-9]{3,}"  # decimal fractions
     r"(?:[ ()\-/]{1,3}[0-9]{1,12}\.[0-9]{3,})*(?:[ ()\-/]{1,3}[0-9]{1,4}\.?)?"
@@ -249,7 +250,8 @@ _TAX_WORD = re.compile(
 _DNI_WORD = re.compile(r"(?i)\b(?:dni|nif|nie|documento)\b[^0-9\n]{0,20}$")
 _CARD_WORD = re.compile(r"(?i)(?:card|visa|master|amex|maestro|\bpan\b|karte|carte|tarjeta|carta|kart)[^0-9\n]{0,24}$")
 _FOUR_MORE = re.compile(r"[ -][0-9]{4}(?![0-9])")
-_CARD_GROUPS = ((4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 7), (6, 13), (5, 5, 5))
+_CARD_GROUPS = ([4, 4, 4, 4], [4, 6, 5], [4, 6, 4], [4, 4, 4, 4, 3], [4, 4, 4, 7], [6, 13], [5, 5, 5])
+_CARD_SHAPES = [(len(groups), groups) for groups in _CARD_GROUPS]
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ class Detector:
 
     Attributes:
         digits: The least number of digits of the runs that are looked at: a run may hold more than its number.
+        compact: How many digits a run without separators has that may be the number: no pattern takes a part of one.
         signs: What must stand in the run, or beside it.
         labels: One of these, in lower case, must stand somewhere before it.
     """
@@ -268,6 +271,7 @@ class Detector:
     digits: int = 7
     signs: str = ""
     labels: tuple[str, ...] = ()
+    compact: range = range(7, 100)
 
 
 def _before(match: re.Match[str], length: int = 48) -> str:
@@ -281,16 +285,16 @@ def _is_order(match: re.Match[str]) -> bool:
 def _card(match: re.Match[str]) -> Span | None:
     """The groups of a card, perhaps with an expiry date or a check number after them."""
     number = match[0]
-    groups = [len(group) for group in re.split(r"[ -]", number)]
+    groups = [*map(len, number.replace("-", " ").split(" "))]
     if groups[0] >= 14:
         rare = groups[0] > 16  # and the number of many other things
         fits = [number[: groups[0]]] if not rare or _CARD_WORD.search(_before(match)) else []
     else:
-        shapes = [shape for shape in _CARD_GROUPS if tuple(groups[: len(shape)]) == shape]
+        shapes = [shape for size, shape in _CARD_SHAPES if groups[:size] == shape]
         # A further group of four makes it the number of something longer.
         shapes = [shape for shape in shapes if groups[len(shape) : len(shape) + 1] != [4]]
         fits = [number[: sum(shape) + len(shape) - 1] for shape in shapes]
-    card = next((card for card in fits if checksums.credit_card(re.sub(r"[ -]", "", card))), None)
+    card = next((card for card in fits if checksums.credit_card(card.translate(_UNGROUPED))), None)
     if card is None or _has_group_before(match) or _is_order(match):
         return None
     return match.start(), match.start() + len(card)
@@ -324,7 +328,7 @@ def _checked(
     """
 
     def accept(match: re.Match[str]) -> Span | None:
-        if not check(re.sub(r"[ .\-/]", "", match[0])):
+        if not check(match[0].translate(_UNGROUPED)):
             return None
         if needs and not needs.search(_before(match)):
             return None
@@ -341,18 +345,19 @@ def _dni(number: str) -> bool:
 
 
 _NUMBERS = (
-    Detector("credit_card", re.compile(rf"{_S}[0-9](?:[ -]?[0-9]){{13,22}}{_E}"), _card, 14),
+    Detector("credit_card", re.compile(rf"{_S}[0-9](?:[ -]?[0-9]){{13,22}}{_E}"), _card, 14, compact=range(14, 24)),
     Detector("ipv4", _QUAD, _ipv4, signs="."),
     Detector("us_ssn", re.compile(rf"{_S}[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}{_E}"), _checked(checksums.us_ssn), 9, "-"),
     Detector(
         "us_ssn", re.compile(rf"{_S}[0-9]{{3}} ?[0-9]{{2}} ?[0-9]{{4}}{_E}"),
-        _checked(checksums.us_ssn, needs=_SSN_WORD), 9, labels=("ssn", "social"),
+        _checked(checksums.us_ssn, needs=_SSN_WORD), 9, labels=("ssn", "social"), compact=range(9, 10),
     ),
     Detector(
         "fr_ssn",
         re.compile(rf"{_S}[12] ?[0-9]{{2}} ?(?:0[1-9]|1[0-2]) ?[0-9]{{2}} ?[0-9]{{3}} ?[0-9]{{3}} ?[0-9]{{2}}{_E}"),
         _checked(checksums.fr_ssn),
         15,
+        compact=range(15, 16),
     ),
     Detector(
         "fr_ssn",
@@ -360,6 +365,7 @@ _NUMBERS = (
         _checked(checksums.fr_ssn, needs=_NIR_WORD),
         15,
         labels=("nir", "insee", "secu", "sécu"),
+        compact=range(15, 16),
     ),
     Detector(
         "br_cpf",
@@ -368,39 +374,42 @@ _NUMBERS = (
     ),
     Detector(
         "br_cpf", re.compile(rf"{_S}[0-9]{{11}}{_E}"), _checked(checksums.br_cpf, needs=_CPF_WORD), 11,
-        labels=("cpf", "cadastro"),
+        labels=("cpf", "cadastro"), compact=range(11, 12),
     ),
-    Detector("tr_id", re.compile(rf"{_S}[1-9][0-9]{{10}}{_E}"), _checked(checksums.tr_id), 11),
+    Detector("tr_id", re.compile(rf"{_S}[1-9][0-9]{{10}}{_E}"), _checked(checksums.tr_id), 11, compact=range(11, 12)),
     Detector(
         "de_tax_id", re.compile(rf"{_S}[1-9][0-9] ?[0-9]{{3}} ?[0-9]{{3}} ?[0-9]{{3}}{_E}"),
         _checked(checksums.de_tax_id, needs=_TAX_WORD), 11, labels=("steuer", "idnr", "tax", "tin"),
+        compact=range(11, 12),
     ),
     Detector(
         "es_dni",
         re.compile(r"(?<![\w./-])(?:[0-9]{8}|[XYZ]-?[0-9]{7})-?[TRWAGMYFPDXBNJZSQVHLCKE](?![\w-])"), _checked(_dni),
-        signs="A",
+        signs="A", compact=range(7, 9),
     ),
     Detector(
         "es_dni",
         re.compile(r"(?<![\w./-])(?:[0-9]{8}|[0-9]{2}\.[0-9]{3}\.[0-9]{3}|[XYZ][- ]?[0-9]{7})[- ]?[A-Za-z](?![\w-])"),
         _checked(lambda number: _dni(number.upper()), needs=_DNI_WORD), labels=("dni", "nif", "nie", "documento"),
+        compact=range(7, 9),
     ),
     Detector(
         "nl_bsn", re.compile(rf"{_S}[0-9]{{3,4}}[. ]?[0-9]{{2,3}}[. ]?[0-9]{{2,3}}{_E}"),
         _checked(checksums.nl_bsn, needs=_BSN_WORD), 9, labels=("bsn", "burger", "sofi", "citizen"),
+        compact=range(9, 10),
     ),
     Detector(
         "pl_pesel",
         re.compile(rf"{_S}[0-9]{{11}}{_E}"),
-        _checked(checksums.pl_pesel, needs=_PESEL_WORD), 11, labels=("pesel",),
+        _checked(checksums.pl_pesel, needs=_PESEL_WORD), 11, labels=("pesel",), compact=range(11, 12),
     ),
     Detector(
         "in_aadhaar", re.compile(rf"{_S}[2-9][0-9]{{3}}(?P<sep>[ -])[0-9]{{4}}(?P=sep)[0-9]{{4}}{_E}"),
-        _checked(checksums.in_aadhaar, alone=True), 12,
+        _checked(checksums.in_aadhaar, alone=True), 12, compact=range(0),
     ),
     Detector(
         "in_aadhaar", re.compile(rf"{_S}[2-9][0-9]{{11}}{_E}"), _checked(checksums.in_aadhaar, needs=_AADHAAR_WORD), 12,
-        labels=("aadha", "adhaar", "uidai", "आधार"),
+        labels=("aadha", "adhaar", "uidai", "आधार"), compact=range(12, 13),
     ),
 )  # fmt: skip
 _LABELS = tuple(dict.fromkeys(label for detector in _NUMBERS for label in detector.labels))
@@ -408,14 +417,15 @@ _ANNOUNCEMENTS = Gate("(?i)" + "|".join(sorted({*_LABELS, *PHONE_WORDS})))
 _GLUE = " \t:=#.-–('\"[“„«*`_~+/№°º"  # what may stand between a word and its number
 _LETTER = re.compile(r"[A-Za-z]")
 _DELETED = str.maketrans("", "", " ().-/")
+_UNGROUPED = str.maketrans("", "", " .-/")
 
 
 @cache
-def _detectors_for(digits: int, signs: str, labels: tuple[str, ...]) -> tuple[Detector, ...]:
+def _detectors_for(digits: int, compact: bool, signs: str, labels: tuple[str, ...]) -> tuple[Detector, ...]:
     return tuple(
         detector
         for detector in _NUMBERS
-        if detector.digits <= digits
+        if (digits in detector.compact if compact else detector.digits <= digits)
         and set(detector.signs) <= set(signs)
         and (not detector.labels or set(detector.labels) & set(labels))
     )
@@ -423,31 +433,32 @@ def _detectors_for(digits: int, signs: str, labels: tuple[str, ...]) -> tuple[De
 
 def _numbers_at(text: str, at: int, found: list[Finding]) -> int:
     """What the run of digits around `at`, the index of a digit, holds; returns where to go on."""
-    run = _RUN.match(text, _beginning_of_run(text, at))
+    run = _RUN.match(text, _beginning_of_run(text, at) if at and text[at - 1] in _IN_RUNS else at)
     if run is None:
         return at + 1
     start, end = run.span()
+    value = run[0]
     resume = end
     if text.startswith("@", end):  # the anchor of an address takes the character before
         resume = end - 1
     elif text.startswith(":", end):  # the last group may begin an IPv6 address
-        resume = start + len(run[0].rstrip("0123456789"))
-    if _NO_NUMBER.fullmatch(run[0]):
+        resume = start + len(value.rstrip("0123456789"))
+    if (value.startswith(("19", "20")) or "." in value) and _NO_NUMBER.fullmatch(value):
         return resume
-    digits = len(run[0].translate(_DELETED))
+    digits = len(value) if value.isdigit() else len(value.translate(_DELETED))
     first, last = max(0, start - 2), min(len(text), end + 4)
     before = text[max(0, start - 48) : start]
     context = before.lower() if before.rstrip(_GLUE)[-1:].isalpha() and _is_announced(before) else ""
-    signs = "." if "." in run[0] else ""
-    signs += "-" if "-" in run[0] else ""
-    signs += "A" if _LETTER.search(text, end, last) or _LETTER.search(text, first, start) else ""
-    labels = tuple(label for label in _LABELS if label in context) if context else ()
-    for detector in _detectors_for(min(digits, 16), signs, labels):
+    signs = "." if "." in value else ""
+    signs += "-" if "-" in value else ""
+    signs += "A" if _LETTER.search(text[end:last] + text[first:start]) else ""
+    labels = tuple([label for label in _LABELS if label in context]) if context else ()
+    compact = digits == end - start
+    for detector in _detectors_for(min(digits, 24), compact, signs, labels):
         for match in detector.pattern.finditer(text, first, last):
             span = detector.accept(match)
             if span:
                 found.append(Finding(detector.kind, span, SEVERITY[detector.kind]))
-    compact = digits == end - start
     if context or not compact or text[start] == "0" or text[max(0, start - 1) : start] in ("+", "(", " +"):
         phones = phone_numbers_in(text, start, end, digits, announced=context != "")
         found += [Finding("phone", span, "low") for span in phones]

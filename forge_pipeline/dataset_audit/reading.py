@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,8 @@ from forge_pipeline.data.compression import opened, without_compression
 from forge_pipeline.data.reading import ReadRow, is_data_file, known_suffixes, read_rows
 from forge_pipeline.data.splits import SPLITS, as_split
 from forge_pipeline.dataset_audit.delimited import delimited_ranges, delimited_table
+from forge_pipeline.dataset_audit.json_lines import ParseLines, Shape, read_lines
+from forge_pipeline.dataset_audit.machine_code import loops
 from forge_pipeline.dataset_audit.report import REPORT_NAME
 from forge_pipeline.errors import DataError
 
@@ -463,20 +464,17 @@ def _table_of_lines(data: bytes, compiled: bool) -> pa.Table | None:
     first = _arrow_table(sample, ())
     if first is None or len(sample) == len(data):
         return first
-    kernels = json_kernels() if compiled else None
-    shape = kernels.Shape.of(first.schema) if kernels else None
-    table: pa.Table | None = kernels.read_lines(data, shape) if kernels and shape else None
+    parse_lines = json_kernels() if compiled else None
+    shape = Shape.of(first.schema) if parse_lines else None
+    table = read_lines(data, shape, parse_lines) if parse_lines and shape else None
     return _arrow_table(data, tuple(first.schema)) if table is None else table
 
 
 @cache
-def json_kernels() -> Any:
+def json_kernels() -> ParseLines | None:
     """The compiled reader; None where numba is not installed."""
-    if find_spec("numba") is None:
-        return None
-    from forge_pipeline.dataset_audit import json_kernels as module
-
-    return module
+    compiled = loops("json_kernels", "kernels", "json_lines", "signing", "tokens")
+    return None if compiled is None else compiled["parse_lines"]
 
 
 def _arrow_table(data: bytes, known: tuple[pa.Field, ...]) -> pa.Table | None:

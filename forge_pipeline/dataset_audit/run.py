@@ -23,11 +23,18 @@ from forge_pipeline.dataset_audit.clusters import CLUSTERS, cluster_table
 from forge_pipeline.dataset_audit.croissant import DataFile, card
 from forge_pipeline.dataset_audit.executors import Engine, open_executor
 from forge_pipeline.dataset_audit.finding import SEVERITIES, RowFinding
+from forge_pipeline.dataset_audit.garbage import collected_by_shard
 from forge_pipeline.dataset_audit.options import AuditOptions
 from forge_pipeline.dataset_audit.parquet_files import parquet_file
 from forge_pipeline.dataset_audit.reading import find_splits
 from forge_pipeline.dataset_audit.report import MOST_FINDINGS, REPORT_NAME, AuditReport
-from forge_pipeline.dataset_audit.scanned import FINDINGS, ScannedDataset, scan_dataset, signature_directory
+from forge_pipeline.dataset_audit.scanned import (
+    FINDINGS,
+    ScannedDataset,
+    scan_dataset,
+    signature_directory,
+    worth_forking,
+)
 from forge_pipeline.dataset_audit.split_totals import SEVERITY_OF, SplitTotals, flag_counts, sum_of
 from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, write_report
 from forge_pipeline.progress import Report, silent
@@ -66,8 +73,9 @@ def audit_dataset(
         enable_pii_ml: Look for names of people, places and organizations too (extra ``pii-ml``; slow).
         pii_ml_language: Language of that model.
         emit_croissant: Put a Croissant card into the report.
-        workers: Threads that scan, or processes of a Ray cluster that is started here. The report does not depend on
-            it.
+        workers: Processes or threads that scan (processes where there is much to scan and the system can fork a
+            process that has no other threads), or processes of a Ray cluster that is started here. The report does
+            not depend on it.
         engine: ``local``, or ``ray`` for the tasks of a Ray cluster (extra ``ray``): the one that this process is
             connected with, the one that ``RAY_ADDRESS`` names, or a new one on this machine.
         work_dir: Where signatures are kept while the audit runs, 450 bytes a row; on several machines, a directory
@@ -93,14 +101,15 @@ def audit_dataset(
     )
     path = Path(os.fspath(source))
     directory = None if output_dir is None else Path(output_dir)
-    report = replace(
-        audit_path(path, options, output_dir=directory),
-        generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        source_path=str(path.absolute()),
-        source_input=str(source),
-    )
-    if directory is not None:
-        write_report(directory / REPORT_NAME, report)
+    with collected_by_shard():
+        report = replace(
+            audit_path(path, options, output_dir=directory),
+            generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            source_path=str(path.absolute()),
+            source_input=str(source),
+        )
+        if directory is not None:
+            write_report(directory / REPORT_NAME, report)
     return report
 
 
@@ -133,9 +142,9 @@ def audit_path(
     splits = files_by_split(source)
     if only is not None:
         splits = {split: paths for split, paths in splits.items() if split in only}
-    with ExitStack() as stack:
-        executor = stack.enter_context(open_executor(options.engine, options.workers))
-        side = stack.enter_context(signature_directory(splits, options, output_dir))
+    with collected_by_shard(), ExitStack() as stack:
+        executor = stack.enter_context(open_executor(options.engine, options.workers, fork=worth_forking(splits)))
+        side = stack.enter_context(signature_directory(splits, options, output_dir, executor))
         findings = stack.enter_context(_findings_to(output_dir))
         scanned = scan_dataset(
             splits,
@@ -172,6 +181,9 @@ def _is_audits_own(path: Path) -> bool:
     return path.name in (FINDINGS_FILE, CLUSTERS_FILE) and (path.parent / REPORT_NAME).is_file()
 
 
+_FIELDS = tuple(RowFinding.__dataclass_fields__)
+
+
 @dataclass
 class _Findings:
     """The first findings as objects, all of them counted."""
@@ -183,7 +195,8 @@ class _Findings:
     def take(self, table: pa.Table) -> None:
         self.total += len(table)
         if len(self.first) < MOST_FINDINGS and len(table):
-            self.first += [RowFinding(**row) for row in table.slice(0, MOST_FINDINGS - len(self.first)).to_pylist()]
+            columns = table.slice(0, MOST_FINDINGS - len(self.first)).select(_FIELDS).columns
+            self.first += map(RowFinding, *(column.to_pylist() for column in columns))
         if self.append is not None:
             self.append(table)
 

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forge_pipeline.dataset_audit import detection, language, pii_ml, quality
+from forge_pipeline.dataset_audit.arrow_arrays import boolean_array, number_array, number_scalar, numpy_of, string_array
 from forge_pipeline.dataset_audit.detection import FoundInTexts
-from forge_pipeline.dataset_audit.reading import Block, Shard, read_blocks
+from forge_pipeline.dataset_audit.reading import Block, Shard, json_kernels, read_blocks
 from forge_pipeline.dataset_audit.signatures import RowSignatures, sign
 from forge_pipeline.dataset_audit.texts import Strings, blank_texts, row_texts, strings_of
 
@@ -59,6 +60,7 @@ class ScanOptions:
         jaccard: The threshold that MinHash bands are made for.
         compiled: Whether to use compiled loops where numba is installed: the result is the same. None decides by the
             size of the shard, which is right for one shard; `worth_compiling` decides for many.
+        detect: Whether to look for personal data and credentials, and for languages: what is none of duplicates.
     """
 
     num_perm: int | None
@@ -66,6 +68,7 @@ class ScanOptions:
     pii_ml_language: str | None
     jaccard: float = 0.85
     compiled: bool | None = None
+    detect: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,17 +124,12 @@ def scan_shard(shard: Shard, options: ScanOptions, side: Path | None = None) -> 
     """
     compiled = options.compiled
     if compiled is None:
-        loaded = "forge_pipeline.dataset_audit.kernels" in sys.modules
+        loaded = "llvmlite" in sys.modules
         compiled = loaded or worth_compiling([shard])
     parts = [_BlockScan.of(block, options, compiled) for block in read_blocks(shard, compiled=compiled)]
     parts = parts or [_BlockScan.of(Block(0, ()), options, compiled)]
     starts = np.cumsum([0, *(len(part.lengths) for part in parts)]).tolist()
-    findings = pa.concat_tables(
-        part.findings.set_column(0, FINDINGS.field("row"), pc.add(part.findings["row"], start))
-        if start
-        else part.findings
-        for part, start in zip(parts, starts, strict=False)
-    )
+    findings = pa.concat_tables(_moved(part.findings, start) for part, start in zip(parts, starts, strict=False))
     signatures = RowSignatures.concatenated([part.signatures for part in parts])
     path = None
     if side is not None:
@@ -152,6 +150,23 @@ def scan_shard(shard: Shard, options: ScanOptions, side: Path | None = None) -> 
         signatures=signatures if path is None else None,
         signatures_path=path,
     )
+
+
+def load(options: ScanOptions) -> None:
+    """Load what every shard of many rows needs, before the first one is scanned."""
+    rows = tuple({"text": f"{index} {_LOADS_VALIDATORS if options.detect else ''}"} for index in range(2))
+    _BlockScan.of(Block(len(rows), ("text",), rows=rows), options, compiled=options.compiled is not False)
+    json_kernels()
+
+
+_LOADS_VALIDATORS = "Mail a@b.org, call +49 30 901820, pay to DE89 3704 0044 0532 0130 00."
+
+
+def _moved(findings: pa.Table, rows: int) -> pa.Table:
+    """The findings of a block that begins behind so many rows."""
+    if not rows:
+        return findings
+    return findings.set_column(0, FINDINGS.field("row"), pc.add(findings["row"], number_scalar(rows, pa.int64())))
 
 
 def _side_name(shard: Shard) -> str:
@@ -178,10 +193,10 @@ class _BlockScan:
         return cls(
             block=_without_rows(block),
             blank=int(blank_texts(texts).sum()),
-            lengths=pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.int32),
-            languages=language.identify(texts, compiled=compiled),
+            lengths=numpy_of(pc.utf8_length(texts)).astype(np.int32),
+            languages=language.identify(texts, compiled=compiled) if options.detect else np.zeros(len(texts), np.uint8),
             quality=_quality(texts, compiled) if options.quality else Counter(),
-            findings=_findings(strings, options.pii_ml_language),
+            findings=_findings(strings if options.detect else [], options.pii_ml_language, compiled),
             signatures=sign(texts, num_perm=options.num_perm, jaccard=options.jaccard, compiled=compiled),
         )
 
@@ -209,23 +224,23 @@ def _entity_finder(language: str) -> pii_ml.FindEntities:
     return pii_ml.entity_finder(language)
 
 
-def _findings(strings: Sequence[Strings], entities: str | None) -> pa.Table:
+def _findings(strings: Sequence[Strings], entities: str | None, compiled: bool) -> pa.Table:
     find_entities = _entity_finder(entities) if entities else None
-    tables = [_table(item, _found(item, find_entities)) for item in strings]
-    table = pa.concat_tables([FINDINGS.empty_table(), *tables])
-    order = np.argsort(table["row"].to_numpy(), kind="stable")  # within a row: in the order of its columns
-    return table.take(pa.array(order)).combine_chunks()
+    tables = [_table(item, _found(item, find_entities, compiled)) for item in strings]
+    table = pa.concat_tables([pa.Table.from_batches([], FINDINGS), *tables])
+    order = np.argsort(numpy_of(table["row"]), kind="stable")  # within a row: in the order of its columns
+    return table.take(number_array(order)).combine_chunks()
 
 
-def _found(item: Strings, find_entities: pii_ml.FindEntities | None) -> FoundInTexts:
+def _found(item: Strings, find_entities: pii_ml.FindEntities | None, compiled: bool) -> FoundInTexts:
     """What is found in the strings of one path; where they are few short ones over and over, each is scanned once."""
     count = len(item.texts)
     if count and item.texts.nbytes < (_SHORT + 8) * count:
         encoded = item.texts.dictionary_encode()
         if len(encoded.dictionary) * _REPEATED < count:
-            found = detection.scan_texts(encoded.dictionary, entities=find_entities)
-            return _repeated(found, encoded.indices.to_numpy()) if len(found.text) else found
-    return detection.scan_texts(item.texts, entities=find_entities)
+            found = detection.scan_texts(encoded.dictionary, entities=find_entities, compiled=compiled)
+            return _repeated(found, numpy_of(encoded.indices)) if len(found.text) else found
+    return detection.scan_texts(item.texts, entities=find_entities, compiled=compiled)
 
 
 def _repeated(found: FoundInTexts, indices: npt.NDArray[np.int32]) -> FoundInTexts:
@@ -248,19 +263,19 @@ def _repeated(found: FoundInTexts, indices: npt.NDArray[np.int32]) -> FoundInTex
 
 def _table(item: Strings, found: FoundInTexts) -> pa.Table:
     if not len(found.text):
-        return FINDINGS.empty_table()
+        return pa.Table.from_batches([], FINDINGS)
     indices = found.text.astype(np.int64)
     rows, _ = item.places.of(indices)
     categories = [detection.CATEGORIES[code] for code in found.category.tolist()]
     columns = {
-        "row": rows,
-        "column": item.paths(indices),
-        "category": categories,
-        "start": found.start,
-        "end": found.end,
-        "source": [detection.SOURCE[category] for category in categories],
-        "severity": [detection.SEVERITY[category] for category in categories],
-        "preview": found.preview,
-        "placeholder": found.placeholder,
+        "row": number_array(rows),
+        "column": string_array(item.paths(indices)),
+        "category": string_array(categories),
+        "start": number_array(found.start),
+        "end": number_array(found.end),
+        "source": string_array([detection.SOURCE[category] for category in categories]),
+        "severity": string_array([detection.SEVERITY[category] for category in categories]),
+        "preview": string_array(found.preview),
+        "placeholder": boolean_array(found.placeholder),
     }
-    return pa.table(columns, schema=FINDINGS)
+    return pa.Table.from_arrays(list(columns.values()), schema=FINDINGS)

@@ -17,14 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forge_pipeline.dataset_audit.arrow_arrays import number_scalar, text_scalar
 from forge_pipeline.dataset_audit.executors import Executor
+from forge_pipeline.dataset_audit.garbage import collect_young
 from forge_pipeline.dataset_audit.groups import IntArray
 from forge_pipeline.dataset_audit.near_duplicates import Pairs, SignedRows, Tables, find_pairs, unit_of
 from forge_pipeline.dataset_audit.options import AuditOptions
 from forge_pipeline.dataset_audit.overlap import Repeats
 from forge_pipeline.dataset_audit.reading import Shard, plan
 from forge_pipeline.dataset_audit.scan import FINDINGS as SHARD_FINDINGS
-from forge_pipeline.dataset_audit.scan import ScanOptions, ShardScan, scan_shard, worth_compiling
+from forge_pipeline.dataset_audit.scan import ScanOptions, ShardScan, load, scan_shard, worth_compiling
 from forge_pipeline.dataset_audit.shuffle import SignatureFiles, find_pairs_in_files
 from forge_pipeline.dataset_audit.signatures import RowSignatures
 from forge_pipeline.dataset_audit.split_totals import SplitTotals
@@ -32,6 +34,8 @@ from forge_pipeline.integrity import Digest
 from forge_pipeline.progress import Progress, Report
 
 _IN_MEMORY = 1 << 30  # bytes of JSONL whose signatures stay in memory: some 600 MB of them
+_FORKED_FROM = 16 << 20  # bytes, as lines of JSON: half a second of work
+_MAPPED = 512  # files of signatures that stay open at a time
 _COMPRESSED = 4  # how much larger rows are than the Parquet or gzip file that holds them
 
 FINDINGS = pa.schema([("split", pa.string()), *SHARD_FINDINGS])
@@ -53,20 +57,29 @@ class ScannedDataset:
     repeats: Repeats
 
 
+def worth_forking(splits: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether there is so much to scan that processes save more time than it takes to start them."""
+    return _size(splits) >= _FORKED_FROM
+
+
+def _size(splits: Mapping[str, Sequence[Path]]) -> int:
+    """Bytes, about, that the rows would have as lines of JSON."""
+    return sum(
+        path.stat().st_size * (_COMPRESSED if path.suffix in (".parquet", ".gz", ".zst") else 1)
+        for paths in splits.values()
+        for path in paths
+    )
+
+
 @contextmanager
 def signature_directory(
-    splits: Mapping[str, Sequence[Path]], options: AuditOptions, output_dir: Path | None
+    splits: Mapping[str, Sequence[Path]], options: AuditOptions, output_dir: Path | None, executor: Executor
 ) -> Iterator[Path | None]:
     """A temporary directory for signatures, where they are many or workers are elsewhere; else None.
 
     It lies in `options.work_dir`, else in `output_dir`, else where the system keeps temporary files.
     """
-    size = sum(
-        path.stat().st_size * (_COMPRESSED if path.suffix in (".parquet", ".gz", ".zst") else 1)
-        for paths in splits.values()
-        for path in paths
-    )
-    if options.engine == "local" and options.work_dir is None and size <= _IN_MEMORY:
+    if executor.in_memory and options.work_dir is None and _size(splits) <= _IN_MEMORY:
         yield None
         return
     parent = Path(options.work_dir) if options.work_dir else output_dir
@@ -86,6 +99,7 @@ def scan_dataset(
     take_findings: Callable[[pa.Table], None],
     progress: Report,
     pairs: bool = True,
+    detect: bool = True,
 ) -> ScannedDataset:
     """Scan all files and find what repeats.
 
@@ -97,6 +111,7 @@ def scan_dataset(
         take_findings: Takes the findings of each shard, in reading order, as `FINDINGS` says.
         progress: Told after each shard.
         pairs: Whether to look for pairs of near-duplicates.
+        detect: Whether to look for personal data, credentials and languages.
     """
     files = [path for paths in splits.values() for path in paths]
     shards = plan({split: tuple(paths) for split, paths in splits.items()})
@@ -106,11 +121,15 @@ def scan_dataset(
         pii_ml_language=options.pii_ml_language if options.enable_pii_ml else None,
         jaccard=options.minhash_jaccard,
         compiled=worth_compiling(shards),
+        detect=detect,
     )
     totals = {split: SplitTotals() for split in splits}
     held: list[RowSignatures] = []
     paths: list[Path] = []
     rows = 0
+    mapped = executor.beside is not None and options.work_dir is None and len(shards) <= _MAPPED
+    if not executor.in_memory and executor.beside is not None:
+        load(wanted)  # before they are forked, once for all of them
     # Files are hashed while the first shards are scanned.
     results = executor.map(partial(_hash_or_scan, options=wanted, side=side), [*files, *shards])
     digests = {path: cast(Digest, next(results)) for path in files}
@@ -118,12 +137,12 @@ def scan_dataset(
         scan = cast(ShardScan, next(results))
         own = totals[shard.split]
         take_findings(_placed(scan.findings, shard.split, own.row_count))
-        if scan.signatures_path is not None:
-            paths.append(scan.signatures_path)
+        if scan.signatures_path is None or mapped:
+            held.append(_signatures(scan))
+            own.add(scan, held[-1])
         else:
-            assert scan.signatures is not None
-            held.append(scan.signatures)
-        own.add(scan, scan.signatures or RowSignatures.read(paths[-1]))
+            paths.append(scan.signatures_path)
+            own.add(scan, _signatures(scan))
         rows += scan.row_count
         progress(Progress("dataset_audit", done + 1, len(shards), f"{rows} rows scanned"))
     signatures = SignatureFiles(tuple(paths)) if paths else held
@@ -132,13 +151,25 @@ def scan_dataset(
 
 
 def _hash_or_scan(item: Path | Shard, options: ScanOptions, side: Path | None) -> Digest | ShardScan:
-    return Digest.of_file(item) if isinstance(item, Path) else scan_shard(item, options, side)
+    if isinstance(item, Path):
+        return Digest.of_file(item)
+    scan = scan_shard(item, options, side)
+    collect_young()
+    return scan
+
+
+def _signatures(scan: ShardScan) -> RowSignatures:
+    if scan.signatures is not None:
+        return scan.signatures
+    assert scan.signatures_path is not None
+    return RowSignatures.read(scan.signatures_path)
 
 
 def _placed(findings: pa.Table, split: str, first_row: int) -> pa.Table:
     """A shard's findings with their split, and rows counted from its beginning."""
-    placed = findings.set_column(findings.column_names.index("row"), "row", pc.add(findings["row"], first_row))
-    return placed.add_column(0, "split", pa.repeat(pa.scalar(split, pa.string()), len(findings))).cast(FINDINGS)
+    rows = pc.add(findings["row"], number_scalar(first_row, pa.int64()))
+    placed = findings.set_column(findings.column_names.index("row"), "row", rows)
+    return placed.add_column(0, "split", pa.repeat(text_scalar(split, pa.string()), len(findings))).cast(FINDINGS)
 
 
 def _without_pairs(totals: Mapping[str, SplitTotals], shards: SignatureFiles | list[RowSignatures]) -> Repeats:
@@ -162,9 +193,10 @@ def _repeats(
     unit = unit_of(rows.tokens)
     units = np.flatnonzero(unit == np.arange(len(unit)))
     tables = Tables.of(rows, units, hamming=options.hamming, jaccard=options.minhash_jaccard)
-    if side is None or executor.in_memory:
-        pairs = find_pairs(rows, units, tables, executor.map)
+    if executor.beside is not None:
+        pairs = find_pairs(rows, units, tables, executor.beside.map)
     else:
         assert isinstance(shards, SignatureFiles)
+        assert side is not None
         pairs = find_pairs_in_files(rows, shards, units, tables, executor, side)
     return Repeats(tuple(totals), _starts(totals), rows, unit, pairs)

@@ -502,8 +502,13 @@ def _beginning(literal: str) -> str:
     """Of a key that begins with `literal`, as much as tells it from words."""
     if literal == "pat":
         return r"pat[A-Za-z0-9]{14}\."
-    characters = max(0, 11 - len(literal)) if literal != "FlyV1" else 0  # white space follows that one
+    characters = filled(literal)
     return re.escape(literal) + (rf"[A-Za-z0-9_\-+/=:.\\]{{{characters}}}" if characters else "")
+
+
+def filled(literal: str) -> int:
+    """How many characters of keys must stand after `literal` in the gate; ``pat`` has a form of its own."""
+    return max(0, 11 - len(literal)) if literal != "FlyV1" else 0  # white space follows that one
 
 
 _LITERALS = dict.fromkeys(rule.literal for rule in _PREFIXED)

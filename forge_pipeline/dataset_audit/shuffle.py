@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from forge_pipeline.dataset_audit.arrow_arrays import numpy_of
 from forge_pipeline.dataset_audit.executors import Executor
 from forge_pipeline.dataset_audit.groups import IntArray, mixed
 from forge_pipeline.dataset_audit.near_duplicates import (
@@ -150,7 +151,7 @@ def _join(task: _Joining) -> tuple[Path, bool]:
         with pa.memory_map(str(path)) as source:
             batches.append(pa.ipc.open_file(source).get_batch(task.table * task.parts + task.part))
     table = pa.Table.from_batches(batches, _KEYED)
-    keys, units = (column.to_numpy() for column in table.columns)
+    keys, units = (numpy_of(column) for column in table.columns)
     nothing = np.zeros(0, dtype=np.uint64)
     rows = SignedRows(nothing, nothing, task.signatures, task.starts)
     pairs = pairs_of_table(rows, units, keys, task.tables, task.table)
@@ -163,5 +164,5 @@ def _join(task: _Joining) -> tuple[Path, bool]:
 def _read_pairs(path: Path, complete: bool) -> Pairs:
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
-    left, right, similarity = (column.to_numpy() for column in table.columns)
+    left, right, similarity = (numpy_of(column) for column in table.columns)
     return Pairs(left, right, similarity, complete)

@@ -9,6 +9,7 @@ the default threshold, or 1 for SimHash: 450 bytes for a row of 74 distinct toke
 
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -19,7 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from forge_pipeline.dataset_audit.arrow_arrays import number_array, numpy_of
+from forge_pipeline.dataset_audit.machine_code import loops
 from forge_pipeline.dataset_audit.minhash import band_keys, band_multipliers, bands, minhash_rows, permutations
+from forge_pipeline.dataset_audit.signing import CACHE_BITS, scratch
 from forge_pipeline.dataset_audit.simhash import simhash_rows
 from forge_pipeline.dataset_audit.texts import mixed, text_bytes, text_hashes
 from forge_pipeline.dataset_audit.tokens import (
@@ -76,12 +80,12 @@ class RowSignatures:
         It is an intermediate that a run can make again, so it is not forced to the disk.
         """
         columns = {
-            "text": pa.array(self.text),
-            "tokens": pa.array(self.tokens),
+            "text": number_array(self.text),
+            "tokens": number_array(self.tokens),
             "keys": pa.FixedSizeListArray.from_arrays(
-                pa.array(np.ascontiguousarray(self.keys).reshape(-1)), self.keys.shape[1]
+                number_array(np.ascontiguousarray(self.keys).reshape(-1)), self.keys.shape[1]
             ),
-            "values": pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.values)),
+            "values": pa.LargeListArray.from_arrays(number_array(self.offsets), number_array(self.values)),
         }
         batch = pa.record_batch(list(columns.values()), names=list(columns))
         aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -101,22 +105,18 @@ class RowSignatures:
         text, tokens, keys, values = batch.columns
         width = keys.type.list_size
         return cls(
-            text.to_numpy(),
-            tokens.to_numpy(),
-            keys.flatten().to_numpy().reshape(-1, width),
-            values.offsets.to_numpy(),
-            values.values.to_numpy(),
+            numpy_of(text),
+            numpy_of(tokens),
+            numpy_of(keys.flatten()).reshape(-1, width),
+            numpy_of(values.offsets),
+            numpy_of(values.values),
         )
 
 
 @cache
-def kernels() -> Any:
-    """The compiled loops; None where numba is not installed. The first call costs about half a second."""
-    if find_spec("numba") is None:
-        return None
-    from forge_pipeline.dataset_audit import kernels as module
-
-    return module
+def kernels() -> Mapping[str, Any] | None:
+    """The compiled loops of `kernels`; None where numba is not installed."""
+    return None if find_spec("numba") is None else loops("kernels", "signing", "tokens")
 
 
 def sign(texts: pa.LargeStringArray, *, num_perm: int | None, jaccard: float, compiled: bool) -> RowSignatures:
@@ -128,11 +128,11 @@ def sign(texts: pa.LargeStringArray, *, num_perm: int | None, jaccard: float, co
         jaccard: The threshold that MinHash bands are made for.
         compiled: Whether to use `kernels`, where numba is installed.
     """
-    module = kernels() if compiled else None
+    found = kernels() if compiled else None
     return (
         _sign_with_numpy(texts, num_perm, jaccard)
-        if module is None
-        else _sign_with_kernels(texts, num_perm, jaccard, module)
+        if found is None
+        else _sign_with_kernels(texts, num_perm, jaccard, found)
     )
 
 
@@ -183,7 +183,9 @@ def _room_for_values(size: int) -> ValueArray:
     return found
 
 
-def _sign_with_kernels(texts: pa.LargeStringArray, num_perm: int | None, jaccard: float, module: Any) -> RowSignatures:
+def _sign_with_kernels(
+    texts: pa.LargeStringArray, num_perm: int | None, jaccard: float, compiled: Mapping[str, Any]
+) -> RowSignatures:
     count = len(texts)
     data, offsets = text_bytes(texts)
     given_offsets, given = _given(texts, data, offsets)
@@ -193,14 +195,15 @@ def _sign_with_kernels(texts: pa.LargeStringArray, num_perm: int | None, jaccard
     keys = np.empty((count, band_count), np.uint64)
     value_offsets = np.empty(count + 1, np.int64)
     values = _room_for_values(int(offsets[-1] - offsets[0]) // 2 + int(given_offsets[-1]) + count + 1)
-    module.hash_texts(data, offsets, text)
-    written = module.sign_rows(
+    longest = max(int(np.diff(offsets).max(initial=0)), 2 * int(np.diff(given_offsets).max(initial=0)))
+    compiled["hash_texts"](data, offsets, text)
+    written = compiled["sign_rows"](
         data,
         offsets,
         given_offsets,
         given,
         character_table() if len(data) and data.max() >= 0x80 else np.zeros(0, np.uint32),
-        _word_cache(4 << module.CACHE_BITS),
+        _word_cache(4 << CACHE_BITS),
         multipliers,
         addends,
         width,
@@ -209,6 +212,7 @@ def _sign_with_kernels(texts: pa.LargeStringArray, num_perm: int | None, jaccard
         keys,
         value_offsets,
         values,
+        scratch(longest, len(multipliers)),
     )
     return RowSignatures(text, tokens, keys, value_offsets, values[:written].copy())
 

@@ -53,10 +53,27 @@ def _ones(typing_context: Any, number: Any) -> tuple[Signature, Any]:
     return types.uint64(types.uint64), generate
 
 
+@intrinsic
+def _prefetch(typing_context: Any, address: Any) -> tuple[Signature, Any]:
+    """Ask for the cache line at an address, soon to be read."""
+
+    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
+        integer, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        )
+        pointer = builder.inttoptr(arguments[0], byte)
+        builder.call(function, [pointer, *(ir.Constant(integer, value) for value in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 # To numba they are functions without the typing context.
 load8: Any = _load8
 trailing_zeros: Any = _trailing_zeros
 ones: Any = _ones
+prefetch: Any = _prefetch
 
 
 @compiled

@@ -20,6 +20,15 @@ import pyarrow.compute as pc
 
 from forge_pipeline.data.columns import Row
 from forge_pipeline.data.row_texts import LABEL_KEYS, TEXT_COLUMNS
+from forge_pipeline.dataset_audit.arrow_arrays import (
+    boolean_array,
+    null_scalar,
+    number_array,
+    number_scalar,
+    numpy_of,
+    string_array,
+    text_scalar,
+)
 from forge_pipeline.dataset_audit.reading import Block
 from forge_pipeline.dataset_audit.tokens import IntArray, ranges
 
@@ -145,7 +154,7 @@ def strings_of(block: Block) -> list[Strings]:
 def _descend(array: pa.Array, pattern: str, levels: tuple[IntArray, ...]) -> Iterator[Strings]:
     kind = array.type
     if isinstance(array, pa.ChunkedArray):
-        chunks = array.chunks or [pa.array([], kind)]
+        chunks = array.chunks or [pa.nulls(0, kind)]
         array = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
     if isinstance(kind, pa.ExtensionType | pa.BaseExtensionType):
         yield from _descend(array.storage, pattern, levels)
@@ -178,7 +187,10 @@ def _descend(array: pa.Array, pattern: str, levels: tuple[IntArray, ...]) -> Ite
 
 def _list_offsets(array: pa.Array) -> IntArray:
     """Where each list begins among the values of all that are not null, and how many values there are."""
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(array)
+    if lengths.null_count:
+        lengths = pc.fill_null(lengths, number_scalar(0, lengths.type))
+    lengths = numpy_of(lengths)
     offsets = np.zeros(len(array) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
@@ -188,7 +200,7 @@ def _strings(array: pa.Array, pattern: str, levels: tuple[IntArray, ...]) -> Str
     if not array.null_count:
         return Strings(pattern, array, _ListPlaces(levels))
     valid = array.is_valid()
-    kept = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
+    kept = np.flatnonzero(numpy_of(valid))
     return Strings(pattern, array.filter(valid), _ListPlaces(levels, kept))
 
 
@@ -203,7 +215,7 @@ def _from_rows(rows: tuple[Row, ...]) -> list[Strings]:
     return [
         Strings(
             pattern,
-            pa.array(texts, pa.large_string()),
+            string_array(texts, pa.large_string()),
             _KnownPlaces(
                 np.array(numbers, dtype=np.int64),
                 tuple(np.array(level, dtype=np.int64) for level in zip(*levels, strict=True)),
@@ -241,7 +253,7 @@ def row_texts(strings: Sequence[Strings], row_count: int) -> pa.LargeStringArray
     blank = blank_texts(texts)
     if not blank.any() or all(_is_text_column(item.pattern) for item in saying):
         return texts
-    return pc.if_else(pa.array(blank), _joined(saying, row_count), texts)
+    return pc.if_else(boolean_array(blank), _joined(saying, row_count), texts)
 
 
 def _is_label(pattern: str) -> bool:
@@ -262,15 +274,15 @@ def _joined(strings: Sequence[Strings], row_count: int) -> pa.LargeStringArray:
     by_root = groupby(sorted(strings, key=lambda item: (_root(item.pattern), item.pattern)), lambda i: _root(i.pattern))
     columns = [_joined_column(list(items), row_count) for _, items in by_root]
     if not columns:
-        return pa.array([""] * row_count, pa.large_string())
+        return string_array([""] * row_count, pa.large_string())
     if len(columns) == 1:
-        return pc.fill_null(columns[0], "")
+        return pc.fill_null(columns[0], text_scalar("", pa.large_string()))
     silent = columns[0].is_null()
     for column in columns[1:]:
         silent = pc.and_(silent, column.is_null())
     # Arrow 26 leaves rows out that are null in every column: none may be.
-    columns[0] = pc.if_else(silent, pa.scalar("", pa.large_string()), columns[0])
-    return pc.binary_join_element_wise(*columns, pa.scalar("\n", pa.large_string()), null_handling="skip")
+    columns[0] = pc.if_else(silent, text_scalar("", pa.large_string()), columns[0])
+    return pc.binary_join_element_wise(*columns, text_scalar("\n", pa.large_string()), null_handling="skip")
 
 
 def _joined_column(strings: list[Strings], row_count: int) -> pa.LargeStringArray:
@@ -285,13 +297,13 @@ def _joined_column(strings: list[Strings], row_count: int) -> pa.LargeStringArra
             [item.positions[0] if item.positions else np.zeros(len(item.rows), int) for item in strings]
         )
         order = np.lexsort((first, rows))  # stable: by pattern where both are equal
-        texts = pa.concat_arrays([item.texts.cast(pa.large_string()) for item in strings]).take(pa.array(order))
+        texts = pa.concat_arrays([item.texts.cast(pa.large_string()) for item in strings]).take(number_array(order))
         starts = np.searchsorted(rows[order], np.arange(row_count + 1)).astype(np.int64)
     # A block has fewer than 2**31 strings.
-    lists = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), texts)
-    joined = pc.binary_join(lists, pa.scalar("\n", texts.type)).cast(pa.large_string())
+    lists = pa.ListArray.from_arrays(number_array(starts.astype(np.int32)), texts)
+    joined = pc.binary_join(lists, text_scalar("\n", texts.type)).cast(pa.large_string())
     empty = starts[1:] == starts[:-1]
-    return pc.if_else(pa.array(empty), pa.scalar(None, pa.large_string()), joined) if empty.any() else joined
+    return pc.if_else(boolean_array(empty), null_scalar(pa.large_string()), joined) if empty.any() else joined
 
 
 def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], IntArray]:
@@ -310,8 +322,8 @@ def blank_texts(texts: pa.LargeStringArray) -> BoolArray:
         first = data[np.minimum(starts, len(data) - 1)]
         chosen = np.flatnonzero(~blank & ((first <= 0x20) | (first >= 0x80)))
         if len(chosen):
-            trimmed = pc.utf8_trim_whitespace(texts.take(pa.array(chosen)))
-            blank[chosen] = pc.equal(trimmed, "").to_numpy(zero_copy_only=False)
+            trimmed = pc.utf8_trim_whitespace(texts.take(number_array(chosen)))
+            blank[chosen] = numpy_of(pc.equal(trimmed, text_scalar("", pa.large_string())))
     return blank
 
 

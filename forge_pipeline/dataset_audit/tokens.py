@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forge_pipeline.dataset_audit.arrow_arrays import numpy_of
+
 IntArray = npt.NDArray[np.int64]
 
 _WORD = re.compile(r"\w+")
@@ -80,8 +82,8 @@ class Tokenizer:
         lengths = np.array([len(hashes) for hashes in per_word], dtype=np.int64)
         flat = np.array([value for hashes in per_word for value in hashes], dtype=np.uint64)
         vocabulary, places = np.unique(flat, return_inverse=True)
-        word = encoded.indices.to_numpy(zero_copy_only=False)
-        word_rows = pc.list_parent_indices(words).to_numpy(zero_copy_only=False)
+        word = numpy_of(encoded.indices)
+        word_rows = numpy_of(pc.list_parent_indices(words))
         rows = np.repeat(word_rows, lengths[word]).astype(np.int64)
         starts = np.cumsum(lengths) - lengths
         indices = places[ranges(starts[word], lengths[word])]

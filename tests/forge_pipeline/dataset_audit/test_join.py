@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 from forge_pipeline.dataset_audit import near_duplicates
 from forge_pipeline.dataset_audit.grouping import near_duplicate_groups
 from forge_pipeline.dataset_audit.groups import components
-from forge_pipeline.dataset_audit.join_kernels import JoinKernels, join_kernels
-from forge_pipeline.dataset_audit.near_duplicates import Pairs, SignedRows, Tables, find_pairs, jaccard_of, unit_of
+from forge_pipeline.dataset_audit.near_duplicates import (
+    JoinKernels,
+    Pairs,
+    SignedRows,
+    Tables,
+    find_pairs,
+    jaccard_of,
+    join_kernels,
+    unit_of,
+)
 
 SETS = st.lists(st.frozensets(st.integers(0, 12) | st.integers(0, (1 << 32) - 1), max_size=12), min_size=2, max_size=12)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from forge_pipeline.dataset_audit import signatures
 from forge_pipeline.dataset_audit.signatures import RowSignatures, sign
+from forge_pipeline.dataset_audit.signing import CACHE_BITS, scratch
 from forge_pipeline.dataset_audit.texts import text_bytes, text_hashes
 from forge_pipeline.dataset_audit.tokens import beyond_table, character_table, token_hash, tokens_of
 
@@ -95,15 +96,16 @@ def test_bytes_that_are_no_utf8_are_signed_without_harm() -> None:
     texts = pa.LargeStringArray.from_buffers(
         len(wrong), pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(b"".join(wrong))
     )
-    module = signatures.kernels()
+    kernels = signatures.kernels()
+    assert kernels is not None
     data, begins = text_bytes(texts)
     rows = len(wrong)
     keys, tokens = np.zeros((rows, 1), np.uint64), np.zeros(rows, np.uint64)
     none = np.zeros(0, np.uint32)
-    written = module.sign_rows(
+    written = kernels["sign_rows"](
         data, begins, np.zeros(rows + 1, np.int64), np.zeros(0, np.uint64), character_table(),
-        np.zeros(4 << module.CACHE_BITS, np.uint64), none, none, 0, np.zeros(0, np.uint64),
-        tokens, keys, np.zeros(rows + 1, np.int64), np.zeros(100, np.uint32),
+        np.zeros(4 << CACHE_BITS, np.uint64), none, none, 0, np.zeros(0, np.uint64),
+        tokens, keys, np.zeros(rows + 1, np.int64), np.zeros(100, np.uint32), scratch(8, 0),
     )  # fmt: skip
     assert 0 < written <= 10
 

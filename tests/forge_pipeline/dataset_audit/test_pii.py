@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forge_pipeline.dataset_audit import detect_pii, find_pii, mask_pii
+from forge_pipeline.dataset_audit import detect_pii, find_pii, mask_pii, pii
 from forge_pipeline.dataset_audit.finding import Finding, shape, without_overlaps
 from forge_pipeline.dataset_audit.pii import CATEGORIES, PREFILTER, SEVERITY, folded, needs_folding, personal_at
 
@@ -238,3 +238,18 @@ def test_long_monotonous_text_takes_linear_time(unit: str) -> None:
     started = time.process_time()
     find_pii(text)
     assert time.process_time() - started < 8
+
+
+@pytest.mark.parametrize(
+    "before", ["", "ssn ", "dni Y", "bsn ", "cpf ", "pesel ", "tax id ", "aadhaar ", "nir ", "X", "("]
+)
+@pytest.mark.parametrize("after", ["", "Z", "-Z", ".5", " 12"])
+def test_a_bare_run_of_digits_needs_only_the_detectors_of_its_length(
+    before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [str(7**31 * (7919 * step + 1))[: 7 + step % 18] for step in range(400)]
+    texts = [f"{before}{number}{after}" for number in numbers]
+    narrowed = [pii.find_pii(text) for text in texts]
+    every = pii._detectors_for
+    monkeypatch.setattr(pii, "_detectors_for", lambda digits, compact, *rest: every(digits, False, *rest))
+    assert narrowed == [pii.find_pii(text) for text in texts]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from forge_pipeline.data.reading import ReadRow, read_rows
 from forge_pipeline.dataset_audit import reading
+from forge_pipeline.dataset_audit.json_lines import Shape, read_lines
 from forge_pipeline.dataset_audit.reading import Block, find_splits, plan, read_blocks
 from forge_pipeline.dataset_audit.texts import strings_of
 from forge_pipeline.errors import DataError
@@ -240,9 +241,10 @@ def compiled_and_not(lines: bytes, first: bytes) -> tuple[pa.Table | None, pa.Ta
     """What the compiled reader makes of lines with the shape of the first ones, and what Arrow does."""
     known = reading._arrow_table(first, ())
     assert known is not None
-    kernels = reading.json_kernels()
-    shape = kernels.Shape.of(known.schema)
-    return (kernels.read_lines(lines, shape) if shape else None), reading._arrow_table(lines, tuple(known.schema))
+    parse_lines = reading.json_kernels()
+    assert parse_lines is not None
+    shape = Shape.of(known.schema)
+    return (read_lines(lines, shape, parse_lines) if shape else None), reading._arrow_table(lines, tuple(known.schema))
 
 
 @needs_numba

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from forge_pipeline import errors
-from forge_pipeline.dataset_audit import audit_dataset, reading
+from forge_pipeline.dataset_audit import audit_dataset, executors, reading, scanned
 from forge_pipeline.dataset_audit.executors import Here, open_executor
 from forge_pipeline.dataset_audit.near_duplicates import Pairs, SignedRows, Tables, find_pairs, unit_of
 from forge_pipeline.dataset_audit.shuffle import SignatureFiles, find_pairs_in_files
@@ -66,6 +67,47 @@ def test_threads_and_files_give_the_same_bytes_as_one_thread(method: str, datase
     work_dir = str(tmp_path / "work")
     assert audited(dataset, tmp_path / "files", dedup_method=method, workers=3, work_dir=work_dir) == alone
     assert list(Path(work_dir).iterdir()) == []
+
+
+@pytest.mark.skipif(not executors.may_fork(), reason="this process cannot be forked")
+@pytest.mark.parametrize("method", ["minhash", "simhash"])
+def test_processes_give_the_same_bytes_as_one_thread(
+    method: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = audited(dataset, tmp_path / "alone", dedup_method=method)
+    monkeypatch.setattr(scanned, "_FORKED_FROM", 0)
+    forked: list[int] = []
+    monkeypatch.setattr(scanned, "load", lambda options: forked.append(os.getpid()))
+    assert audited(dataset, tmp_path / "processes", dedup_method=method, workers=2) == alone
+    work_dir = str(tmp_path / "work")
+    assert audited(dataset, tmp_path / "files", dedup_method=method, workers=2, work_dir=work_dir) == alone
+    assert forked == [os.getpid()] * 2
+    assert list(Path(work_dir).iterdir()) == []
+
+
+@pytest.mark.skipif(not executors.may_fork(), reason="this process cannot be forked")
+def test_an_error_in_a_process_is_the_error_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanned, "_FORKED_FROM", 0)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(b"no gzip")
+    with pytest.raises(errors.DataError, match=r"rows\.jsonl\.gz") as alone:
+        audit_dataset(str(path))
+    with pytest.raises(errors.DataError, match=r"rows\.jsonl\.gz") as there:
+        audit_dataset(str(path), workers=2)
+    assert str(there.value) == str(alone.value)
+
+
+def test_a_process_with_other_threads_is_not_forked() -> None:
+    ended = threading.Event()
+    other = threading.Thread(target=ended.wait)
+    other.start()
+    try:
+        assert not executors.may_fork()
+        with open_executor("local", 2, fork=True) as executor:
+            assert executor.in_memory
+    finally:
+        ended.set()
+        other.join()
 
 
 @pytest.mark.slow
