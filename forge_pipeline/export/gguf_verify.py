@@ -8,7 +8,11 @@
     (4) tokenizer  lists of equal length, one embedding row a token, merges and special ids resolve
     (5) values     no NaN or infinity in float tensors, nor in the scales of quantized blocks
     (6) checksum   the digest in ``<file>.sha256``, where there is one
-    (7) record     the digest stands in the audit log that was given, or in a listing that the log names
+    (7) record     the digest stands in the audit log that was given, or in a listing that the log names; and
+                   what the file says of the log at that time is a beginning of it
+
+An adapter's file (``general.type`` ``adapter``) has pairs of matrices for tensors and no tokenizer, and is held
+against what that needs.
 
 The first five are about form: a file that passes loads and is what it says it is. A changed weight is
 as well-formed as the weight before it; only (7) finds it. A checksum beside the file shows damage, and
@@ -29,8 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from forge_pipeline._optional import require
+from forge_pipeline.audit_log import Anchor, verify_audit_log
 from forge_pipeline.errors import IntegrityError
-from forge_pipeline.export.architectures import CATALOGUES, Catalogue
+from forge_pipeline.export.architectures import CATALOGUES, EXPERT_CATALOGUES, Catalogue
 from forge_pipeline.export.gguf_reader import GgufFormatError, GgufHeader, Tensor, Value, read_gguf
 from forge_pipeline.export.result import EXPORT_REPORT_FILE
 from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, loads_strict
@@ -109,6 +114,7 @@ def verify_gguf(
             checks[step] = "not checked: no audit log was given, so nothing says that these bytes were exported"
         else:
             checks["recorded"] = _check_record(path, digest, Path(audit_log), listing)
+            _check_claim(header, Path(audit_log))
             checks[step] = "passed"
         if _state(path) != before:
             raise _Refused("the file was changed while it was read")
@@ -166,6 +172,9 @@ def _check_metadata(header: GgufHeader) -> str | None:
         raise _Refused("general.architecture is missing or not a string")
     if not _ARCHITECTURE.fullmatch(architecture):
         raise _Refused(f"general.architecture is {architecture[:64]!r}, which is no architecture's name")
+    if _is_adapter(header):
+        _check_adapter_metadata(header)
+        return None
     _positive(header, f"{architecture}.block_count")
     catalogue = _catalogue(header)
     if catalogue is None:
@@ -179,12 +188,23 @@ def _check_metadata(header: GgufHeader) -> str | None:
     return None
 
 
+def _is_adapter(header: GgufHeader) -> bool:
+    return header.metadata.get("general.type") == "adapter"
+
+
+def _check_adapter_metadata(header: GgufHeader) -> None:
+    kind, alpha = header.metadata.get("adapter.type"), header.metadata.get("adapter.lora.alpha")
+    if kind != "lora":
+        raise _Refused(f"adapter.type is {_shown(kind)}; expected 'lora'")
+    if not isinstance(alpha, float) or alpha <= 0:
+        raise _Refused(f"adapter.lora.alpha is {_shown(alpha)}; expected a positive float")
+
+
 def _catalogue(header: GgufHeader) -> Catalogue | None:
-    """What the file's architecture needs; None where that is not known, as for mixtures of experts."""
+    """What the file's architecture needs; None where that is not known."""
     architecture = header.metadata["general.architecture"]
-    if f"{architecture}.expert_count" in header.metadata:
-        return None
-    return CATALOGUES.get(str(architecture))
+    mixture = f"{architecture}.expert_count" in header.metadata
+    return (EXPERT_CATALOGUES if mixture else CATALOGUES).get(str(architecture))
 
 
 def _positive(header: GgufHeader, key: str) -> int:
@@ -199,6 +219,8 @@ def _positive(header: GgufHeader, key: str) -> int:
 
 def _check_tensors(header: GgufHeader) -> str | None:
     architecture = str(header.metadata["general.architecture"])
+    if _is_adapter(header):
+        return _check_pairs(header, CATALOGUES.get(architecture))
     blocks = _positive(header, f"{architecture}.block_count")
     found = {tensor.name: tensor for tensor in header.tensors}
     numbers = {int(part) for name in found if name.startswith("blk.") and (part := name.split(".")[1]).isdecimal()}
@@ -215,6 +237,27 @@ def _check_tensors(header: GgufHeader) -> str | None:
         raise _Refused(f"tensor {strangers[0]} does not belong to architecture {architecture}")
     _check_shapes(header, catalogue, found)
     return None
+
+
+def _check_pairs(header: GgufHeader, catalogue: Catalogue | None) -> str | None:
+    """An adapter's tensors: halves of pairs that agree in rank, each for a matrix of the architecture."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for tensor in header.tensors:
+        name, _, half = tensor.name.rpartition(".")
+        if half not in ("lora_a", "lora_b") or len(tensor.dims) != 2:
+            raise _Refused(f"tensor {tensor.name} of dimensions {tensor.dims} is no half of a pair of matrices")
+        found.setdefault(name, {})[half] = tensor.dims
+    if not found:
+        raise _Refused("the adapter holds no tensors")
+    for name, halves in found.items():
+        if len(halves) != 2:
+            raise _Refused(f"{name} has {next(iter(halves))} alone")
+        rank = halves["lora_a"][0 if name == "token_embd.weight" else 1]
+        if rank != halves["lora_b"][0]:
+            raise _Refused(f"the halves of {name} differ in rank: {halves['lora_a']} and {halves['lora_b']}")
+        if catalogue is not None and len(catalogue.named(name)) != 2:
+            raise _Refused(f"{name} is no matrix of architecture {header.metadata['general.architecture']}")
+    return None if catalogue is not None else "not checked: the architecture's tensors are not known to this version"
 
 
 def _check_shapes(header: GgufHeader, catalogue: Catalogue, found: Mapping[str, Tensor]) -> None:
@@ -236,6 +279,8 @@ def _ranges(numbers: set[int]) -> str:
 
 def _check_tokenizer(header: GgufHeader) -> str | None:
     metadata = header.metadata
+    if _is_adapter(header):
+        return None  # its tokenizer is its base's
     model = metadata.get("tokenizer.ggml.model")
     if not isinstance(model, str):
         raise _Refused("tokenizer.ggml.model is missing")
@@ -347,6 +392,20 @@ def _check_record(path: Path, digest: Digest, log: Path, listing: str | Path | N
             return {**found, "seq": seq, "by": f"the manifest of {name}", "digest": str(manifest.digest)}
     looked = f"{len(recorded.entries)} artefacts of the log {recorded.log.log_id}"
     raise _Refused(f"{digest} stands in none of the {looked}, nor in a manifest at hand that it names")
+
+
+def _check_claim(header: GgufHeader, log: Path) -> None:
+    """What the file says of the log it was made under (``forge.log_id``, ``.log_size``, ``.log_root``), if it does."""
+    log_id, size, root = (header.metadata.get(f"forge.log_{part}") for part in ("id", "size", "root"))
+    if (log_id, size, root) == (None, None, None):
+        return
+    try:
+        anchor = Anchor(str(log_id), int(str(size)), Digest(str(root)))
+    except ValueError as error:
+        raise _Refused(f"the file names the log it was made under by {size!r} entries and root {root!r}") from error
+    found = verify_audit_log(log, checkpoint=anchor)
+    if not found.valid:
+        raise _Refused(f"the file says that the log had {size} entries and the root {root}: {found.reason}")
 
 
 def _manifests(path: Path, listing: str | Path | None) -> Iterator[tuple[str, Manifest]]:

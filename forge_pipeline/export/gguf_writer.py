@@ -1,39 +1,43 @@
-"""A merged Hugging Face directory -> one GGUF file.
+"""A merged Hugging Face directory -> GGUF files, one for each quantization.
 
 The bytes depend only on the directory, the quantization, the provenance and the versions of ``gguf``
 and ggml: no time, host or path goes in, and tensors are written in the catalogue's order whatever
-order the shards had. One tensor is in memory at a time.
+order the shards had. Some rows of one tensor are in memory at a time, read once for all files.
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from forge_pipeline._optional import require
 from forge_pipeline.config.operation import Quantization
 from forge_pipeline.errors import ExportError
 from forge_pipeline.export.architectures import Architecture, read_architecture
-from forge_pipeline.export.checkpoint import Checkpoint
+from forge_pipeline.export.checkpoint import Checkpoint, widen
+from forge_pipeline.export.gguf_header import Entry, TensorRow, pack_header, padding
 from forge_pipeline.export.gguf_reader import TENSOR_TYPES
 from forge_pipeline.export.quantize import (
     FILE_TYPES,
     TYPE_IDS,
     TypePolicy,
+    encode_rows,
     native_library,
     needs_native_library,
-    quantize_rows,
 )
 from forge_pipeline.export.tokenizer_metadata import TokenizerMetadata, read_tokenizer
 from forge_pipeline.progress import Progress, Report, silent
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
-_PROVENANCE_KEY = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
-_ROPE_FREQS = "rope_freqs.weight"
+_PROVENANCE_KEY: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
+_EXPERT: Final = re.compile(r"(?P<layer>.*)\.(?:mlp|block_sparse_moe)\.experts\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
+_MIXTRAL_PARTS: Final = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_CHUNK: Final = 1 << 20  # values in memory at once, of one tensor
 
 
 def write_gguf(
@@ -46,12 +50,27 @@ def write_gguf(
     pre_tokenizer: str | None = None,
     progress: Report = silent,
 ) -> None:
-    """Write the model in `hf_directory` as the GGUF file `destination`.
+    """Write the model in `hf_directory` as the GGUF file `destination`: `write_ggufs` for one file."""
+    write_ggufs(
+        hf_directory, {quantization: destination}, provenance, name=name, pre_tokenizer=pre_tokenizer, progress=progress
+    )
+
+
+def write_ggufs(
+    hf_directory: Path,
+    destinations: Mapping[Quantization, Path],
+    provenance: Mapping[str, str] | None = None,
+    *,
+    name: str | None = None,
+    pre_tokenizer: str | None = None,
+    progress: Report = silent,
+) -> None:
+    """Write the model in `hf_directory` as a GGUF file for each quantization.
 
     Args:
         hf_directory: config.json, tokenizer.json, tokenizer_config.json and safetensors files.
-        destination: Must not exist; on failure it is removed.
-        quantization: Which tensor policy (see `quantize.TypePolicy`).
+        destinations: Quantization (a tensor policy, see `quantize.TypePolicy`) to file. No file may exist; on
+            failure those that were begun are removed.
         provenance: Written as ``forge.<key>``; what stands here must be the same for the same model.
         name: ``general.name``.
         pre_tokenizer: llama.cpp's pre-tokenizer name, where the table does not know it.
@@ -60,37 +79,132 @@ def write_gguf(
         ExportError: The model cannot be exported; the message says what is missing.
         OptionalDependencyError: ``gguf``, or for K-quants ``xllamacpp``, is not installed.
     """
-    gguf = require("gguf", extra="export", purpose="GGUF exports")
-    if needs_native_library(quantization):
+    require("gguf", extra="export", purpose="GGUF exports")
+    if any(map(needs_native_library, destinations)):
         native_library()
-    architecture = read_architecture(_read_config(hf_directory))
+    architecture = read_architecture(read_config(hf_directory))
     tokenizer = read_tokenizer(hf_directory, rows=architecture.vocabulary, pre_tokenizer=pre_tokenizer)
-    checkpoint = Checkpoint(hf_directory)
-    sources = _map_names(architecture, checkpoint)
-    policy = TypePolicy(quantization, architecture.blocks, architecture.tied)
-    writer = gguf.GGUFWriter(None, architecture.name)
-    _add_metadata(writer, architecture, tokenizer, quantization, name, provenance or {})
-    types = _add_table(writer, architecture, checkpoint, sources, policy)
-    with destination.open("xb"):
-        pass
-    try:
-        writer.write_header_to_file(destination)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for step, (target, type_name) in enumerate(types.items()):
-            progress(Progress("export", step, len(types), f"{quantization}: {target}"))
+    tensors = _Tensors(architecture, Checkpoint(hf_directory))
+    metadata = _metadata(architecture, tokenizer, name) | provenance_entries(provenance or {})
+    tables = {}
+    for each in destinations:
+        policy = TypePolicy(each, architecture.blocks, architecture.tied, architecture.experts)
+        tables[each] = {target: policy.type_of(target, dims) for target, dims in tensors.dims.items()}
+    with ExitStack() as opened:
+        files = {}
+        for each, path in destinations.items():
+            files[each] = opened.enter_context(new_file(path))
+            files[each].write(
+                pack_header(metadata | {"general.file_type": FILE_TYPES[each]}, _rows(tensors, tables[each]))
+            )
+        for step, target in enumerate(tensors.dims):
+            progress(Progress("export", step, len(tensors.dims), f"{', '.join(destinations)}: {target}"))
             try:
-                writer.write_tensor_data(quantize_rows(_tensor(architecture, checkpoint, sources, target), type_name))
+                _write_tensor(tensors, target, [(files[each], table[target]) for each, table in tables.items()])
             except ExportError as error:
-                raise ExportError(f"{hf_directory}: tensor {sources.get(target, target)}: {error}") from error
-    except BaseException:
-        writer.close()
-        destination.unlink()
-        raise
-    writer.close()
+                source = tensors.sources.get(target, (target,))[0]
+                raise ExportError(f"{hf_directory}: tensor {source}: {error}") from error
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def provenance_entries(provenance: Mapping[str, str]) -> dict[str, Entry]:
+    """``forge.<key>`` for each entry, in the order of the keys.
+
+    Raises:
+        ExportError: A key is not made of a-z, 0-9, _ and dots.
+    """
+    for key in provenance:
+        if not _PROVENANCE_KEY.fullmatch(key):
+            raise ExportError(f"provenance key {key!r} is not made of a-z, 0-9, _ and dots")
+    return {f"forge.{key}": value for key, value in sorted(provenance.items())}
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that must not exist; removed again if the block fails."""
+    with path.open("xb") as file:
+        try:
+            yield file
+        except BaseException:
+            path.unlink()
+            raise
+
+
+def _write_tensor(tensors: "_Tensors", target: str, outputs: list[tuple[BinaryIO, str]]) -> None:
+    sizes = dict.fromkeys((file for file, _ in outputs), 0)
+    for stored, kind in tensors.chunks(target):
+        encoded: dict[str, Any] = {}
+        for file, type_name in outputs:
+            if type_name not in encoded:
+                encoded[type_name] = encode_rows(stored, kind, type_name)
+            encoded[type_name].tofile(file)
+            sizes[file] += encoded[type_name].nbytes
+    for file, size in sizes.items():
+        file.write(padding(size))
+
+
+def _rows(tensors: "_Tensors", types: Mapping[str, str]) -> list[TensorRow]:
+    rows = []
+    for target, dims in tensors.dims.items():
+        kind = TENSOR_TYPES[TYPE_IDS[types[target]]]
+        rows.append(TensorRow(target, dims, TYPE_IDS[types[target]], math.prod(dims) // kind.block * kind.size))
+    return rows
+
+
+class _Tensors:
+    """The tensors of a GGUF file: what they are made of, and their rows.
+
+    Attributes:
+        sources: GGUF name to transformers names, several where they are stacked.
+        dims: GGUF name to dimensions, row length first, in the order of the file.
+
+    Raises:
+        ExportError: A tensor is missing, is there and has no place, or has another shape than config.json says.
+    """
+
+    def __init__(self, architecture: Architecture, checkpoint: Checkpoint) -> None:
+        self._architecture, self._checkpoint = architecture, checkpoint
+        self.sources = _map_names(architecture, checkpoint)
+        self._computed = architecture.computed()
+        shapes: dict[str, tuple[int, ...]] = {target: values.shape for target, values in self._computed.items()}
+        for target, sources in self.sources.items():
+            shape = {checkpoint.shape(source) for source in sources}
+            stacked = (len(sources),) if target.endswith("_exps.weight") else ()
+            if len(shape) != 1:
+                raise ExportError(f"the experts of {target} have different shapes: {sorted(shape)}")
+            shapes[target] = (*stacked, *shape.pop())
+        metadata = {"general.architecture": architecture.name, **architecture.metadata()}
+        sizes = architecture.catalogue.sizes(metadata) | {"vocabulary": architecture.vocabulary}
+        self.dims = {
+            target: shapes[target][::-1]
+            for target in architecture.catalogue.all_names(architecture.blocks)
+            if target in shapes
+        }
+        for target, dims in self.dims.items():
+            if dims != architecture.catalogue.dims(target, sizes):
+                source = self.sources.get(target, (target,))[0]
+                raise ExportError(f"tensor {source} has shape {shapes[target]}, which config.json contradicts")
+
+    def chunks(self, target: str) -> "Iterator[tuple[npt.NDArray[Any], str]]":
+        """Its values in order, some rows at a time, and how they are stored (see `Checkpoint.kind`)."""
+        if target in self._computed:
+            yield self._computed[target], "F32"
+            return
+        length = self.dims[target][0]
+        step = max(1, _CHUNK // length)
+        if self._architecture.is_interleaved(target):
+            step = max(1, step // self._architecture.head_size) * self._architecture.head_size
+        if len(self.dims[target]) == 1:
+            step = length
+        for source in self.sources[target]:
+            kind, rows = self._checkpoint.kind(source), self._checkpoint.shape(source)[0]
+            for start in range(0, rows, step):
+                stored = self._checkpoint.stored(source, start, start + step)
+                if stored.ndim == 1:  # norms, to which something may be added
+                    stored, kind = widen(stored, kind), "F32"
+                yield self._architecture.convert(target, stored), kind
+
+
+def read_config(directory: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((directory / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -98,26 +212,14 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _map_names(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
-    """GGUF name -> transformers name, in the order of the file.
-
-    Raises:
-        ExportError: A tensor is missing, or one is there that has no place in the file.
-    """
-    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
-
-    number = {arch_name: arch for arch, arch_name in MODEL_ARCH_NAMES.items()}[architecture.name]
-    names = get_tensor_name_map(MODEL_ARCH(number), architecture.blocks)
-    found: dict[str, str] = {}
+def _map_names(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    names = TargetNames(architecture)
+    found: dict[str, dict[int, str]] = {}
     for source in checkpoint:
         if source.endswith(".inv_freq") or (architecture.tied and source == "lm_head.weight"):
             continue  # computed by llama.cpp; the same matrix as the embedding
-        target = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        if target is None:
-            raise ExportError(
-                f"tensor {source} has no counterpart in the {architecture.name} architecture of llama.cpp"
-            )
-        found[target] = source
+        target, expert = names.of(source)
+        found.setdefault(target, {})[expert] = source
     needed = list(architecture.catalogue.required_names(architecture.blocks))
     needed += [] if architecture.tied else ["output.weight"]
     missing = [target for target in needed if target not in found]
@@ -126,89 +228,69 @@ def _map_names(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, 
     ordered = [target for target in architecture.catalogue.all_names(architecture.blocks) if target in found]
     strangers = sorted(set(found) - set(ordered))
     if strangers:
-        raise ExportError(f"tensor {found[strangers[0]]} is not supported by the export of {architecture.model_type}")
-    return {target: found[target] for target in ordered}
+        source = next(iter(found[strangers[0]].values()))
+        raise ExportError(f"tensor {source} is not supported by the export of {architecture.model_type}")
+    for target in ordered:
+        experts = architecture.experts if target.endswith("_exps.weight") else 1
+        if sorted(found[target]) != list(range(experts)):
+            raise ExportError(f"{target} is made of {len(found[target])} tensors; expected {experts}")
+    return {target: tuple(source for _, source in sorted(found[target].items())) for target in ordered}
 
 
-def _add_metadata(
-    writer: Any,
-    architecture: Architecture,
-    tokenizer: TokenizerMetadata,
-    quantization: Quantization,
-    name: str | None,
-    provenance: Mapping[str, str],
-) -> None:
-    writer.add_type("model")
-    if name:
-        writer.add_name(name)
-    for key, value in architecture.metadata().items():
-        if isinstance(value, str):
-            writer.add_string(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        else:
-            writer.add_uint32(key, value)
-    _add_tokenizer(writer, tokenizer)
-    writer.add_quantization_version(2)  # ggml.h: GGML_QNT_VERSION
-    writer.add_file_type(FILE_TYPES[quantization])
-    for key, value in sorted(provenance.items()):
-        if not _PROVENANCE_KEY.fullmatch(key):
-            raise ExportError(f"provenance key {key!r} is not made of a-z, 0-9, _ and dots")
-        writer.add_string(f"forge.{key}", value)
+class TargetNames:
+    """GGUF names of an architecture's tensors, by their transformers names."""
 
+    def __init__(self, architecture: Architecture) -> None:
+        from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 
-def _add_tokenizer(writer: Any, tokenizer: TokenizerMetadata) -> None:
-    writer.add_tokenizer_model(tokenizer.model)
-    writer.add_tokenizer_pre(tokenizer.pre)
-    writer.add_token_list(list(tokenizer.tokens))
-    if tokenizer.scores:
-        writer.add_token_scores(list(tokenizer.scores))
-        writer.add_add_space_prefix(tokenizer.adds_space_prefix)
-    writer.add_token_types(list(tokenizer.types))
-    writer.add_token_merges(list(tokenizer.merges))
-    for key, index in tokenizer.special_ids.items():
-        writer.add_uint32(f"tokenizer.ggml.{key}_token_id", index)
-    writer.add_add_bos_token(tokenizer.adds_bos)
-    writer.add_add_eos_token(tokenizer.adds_eos)
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+        number = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}[architecture.name]
+        self._names = get_tensor_name_map(MODEL_ARCH(number), architecture.blocks)
+        self._architecture = architecture.name
 
+    def of(self, source: str) -> tuple[str, int]:
+        """The GGUF name and, of a stacked tensor, the place.
 
-def _add_table(
-    writer: Any, architecture: Architecture, checkpoint: Checkpoint, sources: Mapping[str, str], policy: TypePolicy
-) -> dict[str, str]:
-    """Announce every tensor; return GGUF name -> ggml type in file order."""
-    import numpy as np
-    from gguf import GGMLQuantizationType
-
-    shapes = {target: checkpoint.shape(source) for target, source in sources.items()}
-    divisors = architecture.rope_divisors()
-    if divisors is not None:
-        shapes[_ROPE_FREQS] = divisors.shape
-    sizes = architecture.catalogue.sizes({"general.architecture": architecture.name, **architecture.metadata()}) | {
-        "vocabulary": architecture.vocabulary
-    }
-    types = {}
-    for target in architecture.catalogue.all_names(architecture.blocks):
-        if target not in shapes:
-            continue
-        dims = shapes[target][::-1]
-        if dims != architecture.catalogue.dims(target, sizes):
+        Raises:
+            ExportError: The architecture has no such tensor.
+        """
+        expert = _EXPERT.fullmatch(source)
+        name, place = source, 0
+        if expert:
+            part = _MIXTRAL_PARTS.get(expert["part"], expert["part"])
+            name, place = f"{expert['layer']}.mlp.experts.{part}.weight", int(expert["number"])
+        target = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if target is None:
             raise ExportError(
-                f"tensor {sources.get(target, target)} has shape {shapes[target]}, which config.json contradicts"
+                f"tensor {source} has no counterpart in the {self._architecture} architecture of llama.cpp"
             )
-        types[target] = policy.type_of(target, dims)
-        kind = TENSOR_TYPES[TYPE_IDS[types[target]]]
-        nbytes = int(np.prod(dims)) // kind.block * kind.size
-        writer.add_tensor_info(target, shapes[target], np.dtype(np.float32), nbytes, GGMLQuantizationType[kind.name])
-    return types
+        return target, place
 
 
-def _tensor(
-    architecture: Architecture, checkpoint: Checkpoint, sources: Mapping[str, str], target: str
-) -> "npt.NDArray[np.float32]":
-    if target == _ROPE_FREQS:
-        divisors = architecture.rope_divisors()
-        assert divisors is not None
-        return divisors
-    return architecture.convert(target, checkpoint.read(sources[target]))
+def _metadata(architecture: Architecture, tokenizer: TokenizerMetadata, name: str | None) -> dict[str, Entry]:
+    metadata: dict[str, Entry] = {"general.architecture": architecture.name, "general.type": "model"}
+    shown = _general_name(name or "", tokenizer.name_part)
+    if shown:
+        metadata["general.name"] = shown
+    metadata |= architecture.metadata() | _tokenizer(tokenizer)
+    metadata["general.quantization_version"] = 2  # ggml.h: GGML_QNT_VERSION
+    return metadata
+
+
+def _general_name(name: str, part: str | None) -> str:
+    """The name with `part` in it; without one, not so that llama.cpp takes the tokenizer for another's."""
+    if part is None:
+        return re.sub(r"(?i)(phi|modern)-?(3|bert)", r"\1_\2", name)
+    return name if part.lower() in name.lower() else f"{name} {part}".strip()
+
+
+def _tokenizer(tokenizer: TokenizerMetadata) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {"model": tokenizer.model, "pre": tokenizer.pre, "tokens": tokenizer.tokens}
+    if tokenizer.scores:
+        entries |= {"scores": tokenizer.scores, "add_space_prefix": tokenizer.adds_space_prefix}
+    entries["token_type"] = tokenizer.types
+    if tokenizer.merges:
+        entries["merges"] = tokenizer.merges
+    entries |= {f"{key}_token_id": index for key, index in tokenizer.special_ids.items()}
+    entries |= {"add_bos_token": tokenizer.adds_bos, "add_eos_token": tokenizer.adds_eos}
+    keys = {f"tokenizer.ggml.{key}": value for key, value in entries.items()}
+    return keys | ({"tokenizer.chat_template": tokenizer.chat_template} if tokenizer.chat_template else {})

@@ -42,6 +42,7 @@ class LlamaCpp:
 
     Args:
         path: The file.
+        adapter: A LoRA adapter's GGUF file, applied to the model.
         context: Longest text, in tokens.
         threads: Threads that the child computes with.
         timeout: Seconds that one request may take.
@@ -51,7 +52,15 @@ class LlamaCpp:
         ExportError: llama.cpp does not load the file, crashed, or took too long.
     """
 
-    def __init__(self, path: Path, *, context: int = 512, threads: int = 1, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        adapter: Path | None = None,
+        context: int = 512,
+        threads: int = 1,
+        timeout: float = 600.0,
+    ) -> None:
         self._path = path
         self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
@@ -67,7 +76,8 @@ class LlamaCpp:
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         )
         try:
-            opened = self._ask(op="open", path=str(path), context=context, threads=threads)
+            lora = None if adapter is None else str(adapter)
+            opened = self._ask(op="open", path=str(path), context=context, threads=threads, adapter=lora)
         except BaseException:
             self.close()
             raise

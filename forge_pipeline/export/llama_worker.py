@@ -4,7 +4,7 @@ Started by `llama_cpp.LlamaCpp` as a plain script with the library's path as its
 nothing of this package. Speaks JSON lines: a request on stdin, one answer on stdout, ``{"error": ...}``
 if it could not be done. What llama.cpp prints goes to stderr. Requests (`op` and its fields):
 
-    open      path, context (tokens), threads  -> description, vocabulary, chat_template
+    open      path, context (tokens), threads, adapter (path or null) -> description, vocabulary, chat_template
     tokenize  text, add_special                -> tokens
     logits    tokens, out (path)               -> shape; writes float32 (T, V) as .npy
     generate  tokens, max_tokens               -> tokens, text; greedy, to an end-of-generation token or a full context
@@ -57,6 +57,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llama_context_default_params": (_Opaque, []),
     "llama_model_load_from_file": (_PTR, [ctypes.c_char_p, _Opaque]),
     "llama_init_from_model": (_PTR, [_PTR, _Opaque]),
+    "llama_adapter_lora_init": (_PTR, [_PTR, ctypes.c_char_p]),
+    "llama_set_adapters_lora": (_I32, [_PTR, ctypes.POINTER(_PTR), ctypes.c_size_t, ctypes.POINTER(ctypes.c_float)]),
     "llama_n_ctx": (ctypes.c_uint32, [_PTR]),
     "llama_n_batch": (ctypes.c_uint32, [_PTR]),
     "llama_n_ubatch": (ctypes.c_uint32, [_PTR]),
@@ -104,7 +106,7 @@ class _Llama:
             function.restype, function.argtypes = restype, argtypes
         self._lib.llama_backend_init()
 
-    def open(self, path: str, context: int, threads: int) -> dict[str, Any]:
+    def open(self, path: str, context: int, threads: int, adapter: str | None = None) -> dict[str, Any]:
         lib = self._lib
         self._model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
         if not self._model:
@@ -123,6 +125,8 @@ class _Llama:
         if not taken or threads_set != (threads, threads):
             raise RuntimeError("llama.cpp did not take the parameters; its layout is not known here")
         self._room = context
+        if adapter is not None:
+            self._apply(adapter)
         text = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self._model, text, len(text))
         template = lib.llama_model_chat_template(self._model, None)
@@ -131,6 +135,13 @@ class _Llama:
             "vocabulary": self._size,
             "chat_template": template.decode() if template else None,
         }
+
+    def _apply(self, adapter: str) -> None:
+        lora = self._lib.llama_adapter_lora_init(self._model, adapter.encode())
+        if not lora:
+            raise RuntimeError(f"llama.cpp does not load the adapter {adapter}")
+        if self._lib.llama_set_adapters_lora(self._context, (_PTR * 1)(lora), 1, (ctypes.c_float * 1)(1.0)):
+            raise RuntimeError(f"llama.cpp does not apply the adapter {adapter}")
 
     def tokenize(self, text: str, add_special: bool) -> dict[str, Any]:
         data = text.encode()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from forge_pipeline.config.operation import Quantization
 from forge_pipeline.errors import ExportError, OptionalDependencyError
+from forge_pipeline.export.checkpoint import widen
 from forge_pipeline.export.gguf_reader import TENSOR_TYPES
 
 if TYPE_CHECKING:
@@ -52,16 +53,18 @@ class TypePolicy:
     Attributes:
         blocks: Number of decoder blocks, of which some get more bits.
         tied: Whether ``token_embd`` is also the output matrix.
+        experts: Experts of a block; 0 without a mixture.
     """
 
     quantization: Quantization
     blocks: int
     tied: bool
+    experts: int = 0
 
     def type_of(self, name: str, dims: tuple[int, ...]) -> str:
         """ggml type of the tensor `name` with `dims` (row length first)."""
         main = _MAIN_TYPE[self.quantization]
-        if len(dims) == 1 or main == "F32":
+        if len(dims) == 1 or main == "F32" or name.endswith(".ffn_gate_inp.weight"):
             return "F32"
         wanted = main if main in _NUMPY_TYPES else self._k_type(name, main)
         if dims[0] % TENSOR_TYPES[TYPE_IDS[wanted]].block == 0:
@@ -76,12 +79,19 @@ class TypePolicy:
             return main
         _, number, part, _ = name.split(".")
         block = int(number)
-        if part in ("attn_v", "ffn_down") and main in ("Q4_K", "Q5_K"):
+        if self.experts == 8 and part in ("attn_k", "attn_v"):
+            return "Q8_0"  # small beside eight experts
+        if self.experts == 8 and part == "attn_output":
+            return max("Q5_K", main)
+        if part == "attn_qkv":
+            return {"Q3_K": "Q4_K", "Q4_K": "Q5_K"}.get(main, "Q6_K")
+        is_down = part in ("ffn_down", "ffn_down_exps")
+        if (is_down or part == "attn_v") and main in ("Q4_K", "Q5_K"):
             return "Q6_K" if self._gets_more_bits(block) else main
         if main == "Q3_K":
             if part == "attn_v":
                 return "Q5_K" if block < 2 else "Q4_K"
-            if part == "ffn_down":
+            if is_down:
                 return "Q5_K" if block < self.blocks // 16 else "Q4_K"
             if part == "attn_output":
                 return "Q4_K"
@@ -96,6 +106,34 @@ class TypePolicy:
 def needs_native_library(quantization: Quantization) -> bool:
     """Whether `quantization` needs ``xllamacpp`` beside ``gguf``."""
     return _MAIN_TYPE[quantization] not in _NUMPY_TYPES
+
+
+def encode_rows(stored: "npt.NDArray[Any]", kind: str, type_name: str) -> "npt.NDArray[Any]":
+    """Encode values of a checkpoint, without the way over float32 where 16 bits stay 16 bits.
+
+    Args:
+        stored: As `checkpoint.Checkpoint.stored` gives them, of that `kind`.
+        type_name: As for `quantize_rows`, whose bytes and errors these are.
+    """
+    import numpy as np
+
+    if stored.ndim > 1 and kind in ("F16", "BF16") and type_name in ("F16", "BF16"):
+        bits: npt.NDArray[np.uint16] = stored.view(np.uint16)
+        encoded = bits if kind == type_name else _half_of_bfloat16().take(bits) if kind == "BF16" else None
+        exponent = np.uint16({"F16": 0x7C00, "BF16": 0x7F80}[type_name])
+        # All ones in the exponent are infinity or NaN; the way over float32 says which, and why.
+        if encoded is not None and int((encoded & np.uint16(0x7FFF)).max()) < exponent:
+            return encoded.view(np.float16 if type_name == "F16" else np.uint8)
+    return quantize_rows(widen(stored, kind), type_name)
+
+
+@cache
+def _half_of_bfloat16() -> "npt.NDArray[np.uint16]":
+    """The float16 nearest to each of the 65536 bfloat16 numbers, by its bits."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        return widen(np.arange(1 << 16, dtype=np.uint16), "BF16").astype(np.float16).view(np.uint16)
 
 
 def quantize_rows(tensor: "npt.NDArray[np.float32]", type_name: str, *, threads: int = 0) -> "npt.NDArray[Any]":
@@ -133,9 +171,10 @@ def _quantize_natively(tensor: "npt.NDArray[np.float32]", type_name: str, thread
     import numpy as np
 
     kind = TENSOR_TYPES[TYPE_IDS[type_name]]
-    rows, length = tensor.shape
-    row_bytes = length // kind.block * kind.size
-    encoded = np.empty((rows, row_bytes), np.uint8)
+    length = tensor.shape[-1]
+    tensor = tensor.reshape(-1, length)
+    rows = len(tensor)
+    encoded = np.empty((rows, length // kind.block * kind.size), np.uint8)
     library = _ggml()
 
     def encode(start: int, stop: int) -> int:
@@ -146,11 +185,16 @@ def _quantize_natively(tensor: "npt.NDArray[np.float32]", type_name: str, thread
         return written
 
     bounds = [rows * index // threads for index in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:  # ctypes releases the interpreter lock
-        written = sum(pool.map(encode, bounds[:-1], bounds[1:]))
+    run = map if threads == 1 else _threads(threads).map  # ctypes releases the interpreter lock
+    written = sum(run(encode, bounds[:-1], bounds[1:]))
     if written != encoded.nbytes:
         raise ExportError(f"ggml wrote {written} bytes of {type_name} where {encoded.nbytes} were expected")
     return encoded
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count)
 
 
 def native_library() -> Path:

@@ -7,6 +7,8 @@ from forge_pipeline.errors import ExportError
 from forge_pipeline.integrity import Digest, DirectoryArtifact, read_report
 
 EXPORT_REPORT_FILE = "export_report.json"
+ADAPTER = "adapter"
+"""What stands for the quantization of the file that holds the adapter alone."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Fidelity:
         perplexity_reference, perplexity_exported: On those texts.
         tokenizer_mismatches: Texts, held-out and built-in hard ones, that the two tokenizers split differently.
         prompts: Held-out texts compared.
+        tokenizer_texts: Texts that both tokenizers were given; None in older reports.
+        mismatched: Names of the built-in hard texts among the mismatches.
     """
 
     quantization: str
@@ -33,6 +37,13 @@ class Fidelity:
     perplexity_exported: float
     tokenizer_mismatches: int
     prompts: int
+    tokenizer_texts: int | None = None
+    mismatched: tuple[str, ...] = ()
+
+    @property
+    def perplexity_rise(self) -> float:
+        """By which share the file's perplexity exceeds the merged model's; negative where it is lower."""
+        return self.perplexity_exported / self.perplexity_reference - 1.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class GgufFile:
 
     Attributes:
         name: File name in the artefact's directory.
+        quantization: Or `ADAPTER`.
         size: In bytes.
         tensor_types: ggml type to number of tensors: what the file holds, whatever its label says.
         fidelity: None where it was not measured.

@@ -1,22 +1,26 @@
-"""The export stage: adapter folded in float32, written at every quantization of the recipe, measured."""
+"""The export stage: adapter folded in float32, written at every quantization of the recipe, measured.
+
+If the recipe asks for the adapter alone too, it is measured beside its base model in float16.
+"""
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.config.operation import Quantization
 from forge_pipeline.errors import ExportError
+from forge_pipeline.export.adapter_gguf import export_adapter_gguf
 from forge_pipeline.export.fidelity import Reference
 from forge_pipeline.export.gguf_reader import GgufHeader, read_gguf
 from forge_pipeline.export.gguf_verify import bits_per_weight, tensor_types
-from forge_pipeline.export.gguf_writer import write_gguf
+from forge_pipeline.export.gguf_writer import write_gguf, write_ggufs
 from forge_pipeline.export.llama_cpp import runtime_name
-from forge_pipeline.export.result import EXPORT_REPORT_FILE, ExportReport, Fidelity, GgufFile, GgufModel
+from forge_pipeline.export.result import ADAPTER, EXPORT_REPORT_FILE, ExportReport, Fidelity, GgufFile, GgufModel
 from forge_pipeline.export.tokenizer_metadata import read_chat_template
 from forge_pipeline.integrity import Digest, write_report
 from forge_pipeline.integrity.atomic import publishing, write_file
-from forge_pipeline.models import ModelDirectory, merge
+from forge_pipeline.models import ModelDirectory, merge, resolve_base_model
+from forge_pipeline.models.hub import hub_token, is_offline
 from forge_pipeline.progress import Progress, Report, silent
 
 
@@ -44,6 +48,16 @@ def gguf(
         FileExistsError: `output_dir` holds something.
     """
     settings = config.export.fidelity
+    if model.record.head != "causal-lm":
+        raise ExportError(
+            f"{model.path} ends in a {model.record.head} head; llama.cpp's GGUF carries language models here. Set "
+            "export.enabled: false for this line, and deliver its directory"
+        )
+    if config.export.adapter and (model.record.kind != "adapter" or model.record.earlier):
+        raise ExportError(
+            f"export.adapter: {model.path} is not an adapter on the recipe's base model alone (it is a full model, or "
+            "goes on from an earlier stage), so there is no file to load beside that base; set it to false"
+        )
     output_dir = Path(output_dir)
     with (
         publishing(output_dir) as staging,
@@ -54,45 +68,66 @@ def gguf(
             progress(Progress("export", 0, None, "folding the adapter into the base model"))
             merged = merge(config, model, Path(work, "merged"))
         forge = _provenance(model) | dict(provenance or {})
-        for quantization in config.export.quantizations:
-            destination = staging / _file_name(config, quantization)
-            write_gguf(
-                merged.path,
-                destination,
-                quantization,
-                forge,
-                name=config.name,
-                pre_tokenizer=config.export.pre_tokenizer,
-                progress=progress,
-            )
-        headers = {each: read_gguf(staging / _file_name(config, each)) for each in config.export.quantizations}
-        measured: dict[Quantization, Fidelity] = {}
+        paths = {each: staging / _file_name(config, each) for each in config.export.quantizations}
+        write_ggufs(
+            merged.path, paths, forge, name=config.name, pre_tokenizer=config.export.pre_tokenizer, progress=progress
+        )
+        headers = {str(each): (path, read_gguf(path)) for each, path in paths.items()}
+        measured: dict[str, Fidelity] = {}
+        reference = None
         if settings.enabled and runtime_name() and held_out_texts:
             progress(Progress("export", 0, None, "comparing with the merged model"))
             reference = Reference(merged.path, held_out_texts, settings, Path(work))
-            for quantization in config.export.quantizations if reference.prompts else ():
-                measured[quantization] = reference.compare(staging / _file_name(config, quantization), quantization)
-        files = [
-            _describe(staging / _file_name(config, each), each, header, measured.get(each))
-            for each, header in headers.items()
-        ]
+        if reference is not None and reference.prompts:
+            measured = {str(each): reference.compare(path, each) for each, path in paths.items()}
+        if config.export.adapter:
+            path, base = staging / _file_name(config, ADAPTER), _base_directory(config)
+            export_adapter_gguf(model.path, base, path, provenance=forge, name=config.name)
+            headers[ADAPTER] = (path, read_gguf(path))
+            if measured and reference is not None:
+                beside = Path(work, "base.f16.gguf")
+                write_gguf(base, beside, "f16", pre_tokenizer=config.export.pre_tokenizer)
+                measured[ADAPTER] = reference.compare(beside, ADAPTER, adapter=path)
+        files = [_describe(path, each, header, measured.get(each)) for each, (path, header) in headers.items()]
         template = read_chat_template(merged.path)
+        _, first = next(iter(headers.values()))
         report = ExportReport(
             model_digest=model.digest,
-            architecture=str(next(iter(headers.values())).metadata["general.architecture"]),
+            architecture=str(first.metadata["general.architecture"]),
             files=tuple(files),
             chat_template_equal=all(
-                header.metadata.get("tokenizer.chat_template") == template for header in headers.values()
+                header.metadata.get("tokenizer.chat_template") == template
+                for each, (_, header) in headers.items()
+                if each != ADAPTER
             ),
             runtime=runtime_name() if measured else None,
         )
         write_report(staging / EXPORT_REPORT_FILE, report)
-        write_file(staging / "Modelfile", _modelfile(files[0].name, next(iter(headers.values()))).encode())
+        write_file(staging / "Modelfile", _modelfile(files[0].name, first).encode())
     return GgufModel.open(output_dir)
 
 
-def _file_name(config: ForgeConfig, quantization: Quantization) -> str:
-    return f"{config.name}.{quantization}.gguf"
+def _base_directory(config: ForgeConfig) -> Path:
+    """The recipe's base model on this machine, where training has brought it."""
+    base = resolve_base_model(config)
+    if base.source != "hub":
+        return Path(base.path)
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            base.path,
+            revision=base.revision,
+            token=hub_token(config),
+            local_files_only=is_offline(config),
+            allow_patterns=["*.json", "*.safetensors", "*.jinja"],
+        )
+    )
+
+
+def _file_name(config: ForgeConfig, quantization: str) -> str:
+    # Beside the quantizations, a name that stands after f16 when sorted.
+    return f"{config.name}.{'lora' if quantization == ADAPTER else quantization}.gguf"
 
 
 def _provenance(model: ModelDirectory) -> dict[str, str]:
@@ -112,7 +147,7 @@ def _provenance(model: ModelDirectory) -> dict[str, str]:
     return {key: str(value) for key, value in known.items() if value}
 
 
-def _describe(path: Path, quantization: Quantization, header: GgufHeader, fidelity: Fidelity | None) -> GgufFile:
+def _describe(path: Path, quantization: str, header: GgufHeader, fidelity: Fidelity | None) -> GgufFile:
     return GgufFile(
         name=path.name,
         quantization=quantization,

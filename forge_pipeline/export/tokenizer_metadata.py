@@ -11,13 +11,17 @@ byte fallback (``llama``). The latter is merged by token scores in llama.cpp and
 ``tokenizer.json``; a token's score here is minus the rank of the first merge that makes it, which
 orders merges alike.
 
+An added token may swallow the blanks beside it. GGUF has no place for that: llama.cpp knows it of tokenizers by
+name, and of Phi-3's by the model's name. A tokenizer that does exactly what llama.cpp does under the name of
+Phi-3 asks for that name, every other that swallows blanks is refused.
+
 Left out: llama.cpp applies no Unicode normalization for byte-level BPE, so Qwen's NFC step is lost;
 text that is already in NFC, nearly all there is, is not affected.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -62,6 +66,7 @@ class TokenizerMetadata:
         tokens, types: One entry a row of the embedding; rows without a token are ``[PAD<n>]``, unused.
         merges: In rank order, halves separated by a space.
         special_ids: GGUF key (``bos``, ``eos``, ``unknown``, ``seperator`` [sic], ...) to token id.
+        name_part: What the model's name must hold for llama.cpp to treat blanks alike; None: it must not.
         chat_template: Exactly as the Hugging Face tokenizer has it.
     """
 
@@ -76,6 +81,7 @@ class TokenizerMetadata:
     adds_bos: bool
     adds_eos: bool
     chat_template: str | None
+    name_part: str | None = None
 
 
 def read_tokenizer(directory: Path, *, rows: int, pre_tokenizer: str | None = None) -> TokenizerMetadata:
@@ -115,6 +121,7 @@ def read_tokenizer(directory: Path, *, rows: int, pre_tokenizer: str | None = No
         adds_bos=adds_bos,
         adds_eos=adds_eos,
         chat_template=read_chat_template(directory, settings),
+        name_part=_name_part(added.values(), dict(zip(tokens, types, strict=True))),
     )
 
 
@@ -173,6 +180,26 @@ def _check_added_tokens(definition: Mapping[str, Any]) -> None:
                 f"the added token {row['content']!r} is matched after a blank was put before it, which llama.cpp does "
                 "not do; add it with normalized=False"
             )
+
+
+# llama-vocab.cpp, for models whose name holds phi-3 or phi3: special tokens swallow the blanks after them, but these.
+_PHI_3: Final = "Phi-3"
+_PHI_3_KEEPS: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+
+
+def _name_part(added: Iterable[Mapping[str, Any]], types: Mapping[str, int]) -> str | None:
+    before = sorted(row["content"] for row in added if row.get("lstrip"))
+    after = {row["content"] for row in added if row.get("rstrip")}
+    if not before and not after:
+        return None
+    special = {token for token, kind in types.items() if kind in (CONTROL, USER_DEFINED, UNKNOWN)}
+    named = types.keys() >= {*_PHI_3_KEEPS, "</s>"}
+    if before or not named or after != (special | {"</s>"}) - _PHI_3_KEEPS:
+        raise ExportError(
+            f"the added token {(before or sorted(after))[0]!r} swallows the blanks beside it, which llama.cpp knows of "
+            "Phi-3's tokenizer alone; add it with lstrip=False and rstrip=False"
+        )
+    return _PHI_3
 
 
 def _sentencepiece_types(tokens: tuple[str, ...], types: tuple[int, ...], unknown: str | None) -> tuple[int, ...]:

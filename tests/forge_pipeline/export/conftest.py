@@ -26,8 +26,8 @@ def write_tokenizer(directory: Path, kind: str) -> int:
     """Train and save a tokenizer of the `kind` that PRE_TOKENIZERS names; return its number of tokens."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    if kind.startswith("sentencepiece"):
-        return write_sentencepiece(directory, prefix=kind.endswith("prefix"))
+    if kind.startswith(("sentencepiece", "phi-3")):
+        return write_sentencepiece(directory, prefix=kind.endswith("prefix"), strips=kind.startswith("phi-3"))
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     bytes_split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -59,9 +59,12 @@ def write_tokenizer(directory: Path, kind: str) -> int:
     return _save(tokenizer, directory)
 
 
-def write_sentencepiece(directory: Path, *, prefix: bool) -> int:
-    """BPE with byte fallback, as Gemma has it, or with a blank before each text, as Llama 2 has it."""
-    from tokenizers import Tokenizer, models, normalizers, processors, trainers
+def write_sentencepiece(directory: Path, *, prefix: bool, strips: bool = False) -> int:
+    """BPE with byte fallback, as Gemma has it, or with a blank before each text, as Llama 2 has it.
+
+    With `strips` special tokens swallow the blanks after them, as Phi-3's do.
+    """
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, processors, trainers
 
     steps: list[Any] = [normalizers.Replace(" ", "▁")]
     steps = [normalizers.Prepend("▁"), *steps] if prefix else steps
@@ -69,26 +72,29 @@ def write_sentencepiece(directory: Path, *, prefix: bool) -> int:
     trained.normalizer = normalizers.Sequence(steps)
     trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=260, show_progress=False))
     model = json.loads(trained.to_str())["model"]
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", *(["<s>", "</s>"] if strips else [])]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
     merges = [(left, right) for left, right in model["merges"]]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(steps) if prefix else steps[0]
-    tokenizer.add_special_tokens(special)
+    keeps = ("<unk>", "<s>", "<|endoftext|>")
+    tokenizer.add_special_tokens(
+        [AddedToken(token, rstrip=strips and token not in keeps, normalized=False) for token in special]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
     )
-    return _save(tokenizer, directory)
+    return _save(tokenizer, directory, strips=strips)
 
 
-def _save(tokenizer: Any, directory: Path) -> int:
+def _save(tokenizer: Any, directory: Path, *, strips: bool = False) -> int:
     from transformers import AddedToken, PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    fast.add_tokens([AddedToken("<tool>", normalized=False)])  # an added token that is not special
+    fast.add_tokens([AddedToken("<tool>", normalized=False, rstrip=strips)])  # an added token that is not special
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(directory)
     return len(fast)
@@ -103,7 +109,8 @@ def write_model(
 
     tokens = write_tokenizer(directory, pre)
     classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2"}
-    classes |= {"gemma3_text": "Gemma3"}
+    classes |= {"gemma3_text": "Gemma3", "gemma": "Gemma", "smollm3": "SmolLM3", "phi3": "Phi3", "mixtral": "Mixtral"}
+    classes |= {"qwen3_moe": "Qwen3Moe"}
     settings: dict[str, Any] = {
         "vocab_size": tokens + 3,  # rows without a token, as real checkpoints have
         "hidden_size": 64,
@@ -117,6 +124,9 @@ def write_model(
         "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
         "head_dim": 16,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
     } | changes
     torch.manual_seed(0)
     name = "Gemma3TextConfig" if family == "gemma3_text" else f"{classes[family]}Config"

@@ -159,3 +159,28 @@ def test_thousands_of_malformed_files_crash_hang_and_deceive_nothing() -> None:
     assert found["truncated_called_valid"] == found["accepted_with_log"] == 0
     assert found["slowest_cpu_s"] < 1.0
     assert found["memory_growth_mib"] <= 64
+
+
+CLAIMS: dict[str, tuple[dict[str, str], str | None]] = {
+    "the log as it was": ({}, None),
+    "another root": ({"log_root": "sha256:" + "0" * 64}, "the file says that the log had 1 entries"),
+    "another log": ({"log_id": "00000000-0000-4000-8000-000000000000"}, "the file says that the log had 1 entries"),
+    "more entries than there are": ({"log_size": "99"}, "the file says that the log had 99 entries"),
+    "no number": ({"log_size": "many"}, "by 'many' entries"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), CLAIMS.values(), ids=list(CLAIMS))
+def test_what_the_file_says_of_the_log_is_held_against_it(
+    changes: dict[str, str], words: str | None, llama_directory: Path, tmp_path: Path
+) -> None:
+    from forge_pipeline.export import write_gguf
+
+    logger = AuditLogger(str(tmp_path / "log"), run_id="r")
+    anchor = logger.anchor()
+    claim = {"log_id": anchor.log_id, "log_size": str(anchor.size), "log_root": str(anchor.root)} | changes
+    path = tmp_path / "tiny.gguf"
+    write_gguf(llama_directory, path, "f16", claim)
+    result = verify_gguf(path, audit_log=log_with(tmp_path / "log", digest=Digest.of_file(path)))
+    assert result.valid is (words is None), result.reason
+    assert words is None or words in str(result.reason)

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from forge_pipeline.config import ForgeConfig
+from forge_pipeline.errors import ExportError
 from forge_pipeline.export import ExportReport, GgufModel, fidelity_gates, gguf, read_gguf, run_gguf
 from forge_pipeline.export import stage as stage_module
+from forge_pipeline.export.hard_strings import HARD_STRINGS
 from forge_pipeline.export.result import EXPORT_REPORT_FILE
 from forge_pipeline.gates import GateDecision
 from forge_pipeline.integrity import Digest, read_report, write_report
-from forge_pipeline.models import ModelDirectory, resolve_base_model
+from forge_pipeline.models import ModelDirectory, merge, resolve_base_model
 from forge_pipeline.models.directory import ModelRecord, write_record
 
 TEXTS = [
@@ -29,7 +31,11 @@ def recipe(base: Path, quantizations: list[str], **fidelity: Any) -> ForgeConfig
         lora={"r": 2, "target_modules": ["q_proj", "v_proj"]},
         training={"output_dir": "out", "trainer_type": "sft"},
         data={"dataset_name_or_path": "rows.jsonl"},
-        export={"quantizations": quantizations, "fidelity": {"prompts": 3, "max_tokens": 64} | fidelity},
+        export={
+            "quantizations": quantizations,
+            "adapter": fidelity.pop("adapter", False),
+            "fidelity": {"prompts": 3, "max_tokens": 64} | fidelity,
+        },
     )
 
 
@@ -100,6 +106,69 @@ def test_provenance_and_modelfile_are_there(exported: GgufModel, adapter: ModelD
     assert metadata["forge.model_digest"] == adapter.digest
     modelfile = (exported.path / "Modelfile").read_text()
     assert modelfile == 'FROM ./tiny.f16.gguf\nPARAMETER num_ctx 256\nPARAMETER stop "<|im_end|>"\n'
+
+
+@pytest.fixture(scope="module")
+def with_adapter(adapter: ModelDirectory, llama_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> GgufModel:
+    output = tmp_path_factory.mktemp("export") / "gguf"
+    return gguf(recipe(llama_directory, ["q8_0"], adapter=True), adapter, TEXTS, output)
+
+
+def test_the_adapter_alone_is_measured_beside_its_base(with_adapter: GgufModel, llama_directory: Path) -> None:
+    q8_0, lora = with_adapter.report.files
+    assert (lora.name, lora.quantization, lora.tensor_types) == ("tiny.lora.gguf", "adapter", {"F32": 8})
+    assert with_adapter.report.chat_template_equal is True
+    assert lora.fidelity is not None
+    assert q8_0.fidelity is not None
+    assert lora.fidelity.mean_kl < 1e-4 < q8_0.fidelity.mean_kl
+    assert read_gguf(with_adapter.file("adapter")).metadata["forge.model_digest"]
+    decisions = gates(recipe(llama_directory, ["q8_0"], adapter=True), with_adapter)
+    assert decisions["gguf_is_valid"].outcome == "pass"
+    assert "adapter: mean KL" in decisions["gguf_is_faithful"].reason
+    strict = recipe(llama_directory, ["q8_0"], adapter=True, max_mean_kl={"f16": 0.0})
+    assert "adapter: mean KL" in gates(strict, with_adapter)["gguf_is_faithful"].reason
+    assert gates(strict, with_adapter)["gguf_is_faithful"].outcome == "fail"
+
+
+def test_a_full_model_has_no_adapter_to_write(adapter: ModelDirectory, llama_directory: Path, tmp_path: Path) -> None:
+    config = recipe(llama_directory, ["q8_0"], adapter=True)
+    with pytest.raises(ExportError, match=r"export\.adapter.*full model"):
+        gguf(config, merge(config, adapter, tmp_path / "full"), TEXTS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_distance_has_a_limit_of_its_own(exported: GgufModel, llama_directory: Path) -> None:
+    words = {
+        "max_mean_kl": "mean KL",
+        "max_p99_kl": "KL at 99 % of the positions",
+        "max_perplexity_rise": "perplexity rises by",
+    }
+    for name, expected in words.items():
+        limits = {name: {"q4_k_m": -1.0}}
+        decision = gates(recipe(llama_directory, ["f16"], **limits), exported)["gguf_is_faithful"]
+        assert decision.outcome == "fail", name
+        assert f"q4_k_m: {expected}" in decision.reason
+    decision = gates(recipe(llama_directory, ["f16"], min_top1={"q4_k_m": 1.01}), exported)["gguf_is_faithful"]
+    assert "q4_k_m: top-1 agreement" in decision.reason
+
+
+def test_the_report_counts_the_texts_that_both_tokenizers_had(exported: GgufModel) -> None:
+    fidelity = exported.report.files[0].fidelity
+    assert fidelity is not None
+    assert fidelity.tokenizer_texts == len(TEXTS) + len(HARD_STRINGS)
+    assert fidelity.mismatched == ()
+
+
+def test_size_and_distance_are_drawn(exported: GgufModel) -> None:
+    import base64
+
+    from resources.size_curve import size_plot
+
+    drawn = size_plot(exported.report)
+    assert drawn is not None
+    assert base64.b64decode(drawn).startswith(b"\x89PNG")
+    unmeasured = replace(exported.report, files=tuple(replace(file, fidelity=None) for file in exported.report.files))
+    assert size_plot(unmeasured) is None
 
 
 def test_the_exported_file_answers(exported: GgufModel) -> None:

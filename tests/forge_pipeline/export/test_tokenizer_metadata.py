@@ -115,6 +115,37 @@ def test_another_kind_of_tokenizer_is_refused_by_name(
         read_tokenizer(tokenizer_directory, rows=430)
 
 
+PHI_3 = {"<s>": False, "</s>": True, "<|endoftext|>": False, "<unk>": False, "<|end|>": True}
+
+
+def stripping(strips: dict[str, bool], side: str = "rstrip") -> dict[str, Any]:
+    ids = {token: 280 + index for index, token in enumerate(strips)} | {"<unk>": 0}
+    blank = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    rows = [blank | {"id": ids[token], "content": token, side: swallows} for token, swallows in strips.items()]
+    return sentencepiece(added_tokens=rows)
+
+
+def test_tokens_that_swallow_blanks_as_phi_3s_do_ask_for_its_name(tokenizer_directory: Path) -> None:
+    assert read_tokenizer(tokenizer_directory, rows=430).name_part is None
+    edit(tokenizer_directory, stripping(PHI_3))
+    assert read_tokenizer(tokenizer_directory, rows=300).name_part == "Phi-3"
+
+
+OTHER_STRIPS: dict[str, dict[str, Any]] = {
+    "one of them not": stripping(PHI_3 | {"<|end|>": False}),
+    "one of them too": stripping(PHI_3 | {"<s>": True}),
+    "blanks before": stripping(PHI_3, "lstrip"),
+    "without the tokens of Phi-3": stripping({"<|end|>": True, "<unk>": False}),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_STRIPS.values(), ids=list(OTHER_STRIPS))
+def test_tokens_that_swallow_blanks_otherwise_are_refused(change: dict[str, Any], tokenizer_directory: Path) -> None:
+    edit(tokenizer_directory, change)
+    with pytest.raises(ExportError, match="swallows the blanks beside it"):
+        read_tokenizer(tokenizer_directory, rows=300)
+
+
 def test_a_directory_without_tokenizer_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="fast tokenizer"):
         read_tokenizer(tmp_path, rows=10)
