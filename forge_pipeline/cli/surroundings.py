@@ -25,6 +25,33 @@ def open_registry(environ: Mapping[str, str] = os.environ) -> "Registry":
     return Registry(environ.get("FORGE_REGISTRY_URL") or f"sqlite:///{forge_home() / 'registry.sqlite'}")
 
 
+def line_log(line: str, given: str | None = None) -> Path:
+    """The directory of a line's audit log: the option, else the one under FORGE_HOME."""
+    from forge_pipeline.models import forge_home
+
+    return Path(given) if given else forge_home().resolve() / "audit_log" / line
+
+
+def recover_lines(registry: "Registry", lines: "Sequence[str]" = (), log: str | None = None) -> None:
+    """Put right what a crash left between the registry and the logs of `lines`, of every request, and of FORGE_HOME.
+
+    What cannot be put right here, for want of the log or of its keys, is said and left.
+    """
+    from forge_pipeline.audit_log import LOG_FILE
+    from forge_pipeline.errors import ForgeError
+    from forge_pipeline.release import recover
+
+    found = {line_log(line, log) for line in lines}
+    found |= {Path(request.log_directory) for request in registry.approval_requests()}
+    found |= {path.parent for path in line_log("").glob(f"*/{LOG_FILE}")}
+    for directory in sorted(each for each in found if (each / LOG_FILE).is_file()):
+        try:
+            for done in recover(registry, directory):
+                print(f"{done.what} after a crash: {done.event} of {done.subject}", file=sys.stderr)
+        except ForgeError as error:
+            print(f"forge: {directory}: not checked for what a crash left: {error}", file=sys.stderr)
+
+
 def approver_key(given: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The PEM file that decisions are signed with: the option, then FORGE_APPROVER_KEY."""
     name = given or environ.get("FORGE_APPROVER_KEY")

@@ -3,7 +3,8 @@
 from forge_pipeline.models.adapters import lora_config
 from forge_pipeline.models.base import BaseModel, BaseModelRecord, resolve_base_model
 from forge_pipeline.models.chain import PreviousStage, check_earlier_stages, go_on_from
-from forge_pipeline.models.directory import ModelDirectory, ModelRecord, StageRecord
+from forge_pipeline.models.combining import deliver, find_released, merge_models
+from forge_pipeline.models.directory import ModelDirectory, ModelRecord, ParentRecord, StageRecord
 from forge_pipeline.models.home import forge_home
 from forge_pipeline.models.hub import setup_authentication
 from forge_pipeline.models.loading import get_model_and_tokenizer, load_base, load_tokenizer, load_tuned, token_counter
@@ -14,9 +15,12 @@ __all__ = [
     "BaseModelRecord",
     "ModelDirectory",
     "ModelRecord",
+    "ParentRecord",
     "PreviousStage",
     "StageRecord",
     "check_earlier_stages",
+    "deliver",
+    "find_released",
     "forge_home",
     "get_model_and_tokenizer",
     "go_on_from",
@@ -25,6 +29,7 @@ __all__ = [
     "load_tuned",
     "lora_config",
     "merge",
+    "merge_models",
     "resolve_base_model",
     "setup_authentication",
     "token_counter",

@@ -40,6 +40,27 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class ParentRecord:
+    """One of the models that a model was merged from.
+
+    Attributes:
+        name: The line it came from, or its directory's name.
+        digest: Of its directory.
+        weight: Its share of the merge, of 1 in all.
+        density: Share of its changes that were kept; None: all.
+        config_digest: Digest of its own recipe; None where it has no record.
+        dataset_digests: What its weights have seen, as far as its record says.
+    """
+
+    name: str
+    digest: Digest
+    weight: float
+    density: float | None
+    config_digest: Digest | None
+    dataset_digests: tuple[Digest, ...]
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """What was trained, on what, from what.
 
@@ -55,6 +76,9 @@ class ModelRecord:
         task: As `model.task` in the recipe.
         quantization: How the base weights under an adapter were rounded; None: not at all.
         architecture: What the recipe changed in the base model's configuration: attribute -> value; None: nothing.
+        merged_from: The models whose weights were merged into these; the rest of the record is the first one's that
+            has one. Empty: none.
+        merge_method: How they were merged.
     """
 
     kind: Literal["adapter", "full"]
@@ -70,11 +94,15 @@ class ModelRecord:
     task: str = "text-generation"
     quantization: QuantizationRecord | None = None
     architecture: dict[str, Any] | None = None
+    merged_from: tuple[ParentRecord, ...] = ()
+    merge_method: str | None = None
 
     @property
     def dataset_digests(self) -> tuple[Digest, ...]:
         """Every dataset that the weights have seen, oldest first."""
-        return (*(stage.dataset_digest for stage in self.earlier), self.dataset_digest)
+        own = (*(stage.dataset_digest for stage in self.earlier), self.dataset_digest)
+        others = (digest for parent in self.merged_from for digest in parent.dataset_digests)
+        return tuple(dict.fromkeys((*own, *others)))
 
 
 @dataclass(frozen=True)

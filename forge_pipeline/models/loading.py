@@ -18,7 +18,7 @@ from forge_pipeline.models.architecture import Changes, planned_changes, read_ar
 from forge_pipeline.models.base import BaseModel, resolve_base_model
 from forge_pipeline.models.devices import Device, choose_dtype, pick_device
 from forge_pipeline.models.directory import ModelDirectory
-from forge_pipeline.models.heads import Head, adapted_to_head, head_for, load_with_head
+from forge_pipeline.models.heads import HEADS, Head, adapted_to_head, head_for, load_with_head
 from forge_pipeline.models.hub import hub_token, is_offline
 from forge_pipeline.models.quantization import dequantized, keep_packing, quantization_config, settings_of
 from forge_pipeline.models.quiet import quiet_libraries
@@ -175,6 +175,8 @@ def load_weights(
     placement = {"quantization_config": quantization, "device_map": {"": device}} if quantization is not None else {}
     source = _from_hub(config, base) if base.source == "hub" else {}
     head = head or head_for(config, base)
+    if quantization is not None and HEADS[head].modules:
+        quantization.llm_int8_skip_modules = list(HEADS[head].modules)  # it starts from noise, and is trained whole
     model = _from_pretrained(config, base.path, head=head, dtype=dtype, **placement, **source, **(changes or {}))
     return model if quantization is None else keep_packing(model)
 

@@ -44,7 +44,7 @@ def write_adapter(model: "PeftModel", directory: Path, *, base: str, initial: Pa
 def write_full_model(model: "PreTrainedModel", directory: Path, *, max_shard_bytes: int | None = None) -> None:
     """Write all weights as safetensors, in files of at most `max_shard_bytes` each, and the configuration."""
     limit = {} if max_shard_bytes is None else {"max_shard_size": max_shard_bytes}
-    model.save_pretrained(str(directory), **limit)  # type: ignore[arg-type]
+    model.save_pretrained(str(directory), **limit)
 
 
 def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:

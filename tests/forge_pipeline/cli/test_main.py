@@ -219,25 +219,26 @@ def test_approvals_are_listed_and_decided(forge: Forge, tmp_path: Path) -> None:
     from forge_pipeline.audit_log import AuditLogger, read_entries
     from forge_pipeline.cli.surroundings import open_registry
     from forge_pipeline.integrity import Digest
-    from forge_pipeline.registry import ApprovalRequestRow
+    from forge_pipeline.release.requests import read_requests, utc_text
 
     assert forge("approvals").out == "nothing waits for approval\n"
-    AuditLogger(str(tmp_path / "log"))
     now = datetime.now(UTC)
-    open_registry().add_approval_request(
-        ApprovalRequestRow(
-            request_id="abc123",
-            line="example",
-            subject=Digest.of(b"model"),
-            bundle=Digest.of(b"bundle"),
-            policy_digest=Digest.of(b"recipe"),
-            needed=2,
-            requested_by="ci",
-            created_at=now,
-            expires_at=now + timedelta(days=7),
-            log_directory=str(tmp_path / "log"),
-        )
+    log = AuditLogger(str(tmp_path / "log"))
+    log.log_event(
+        "human_approval.required",
+        request_id="abc123",
+        line="example",
+        subject=Digest.of(b"model"),
+        bundle=Digest.of(b"bundle"),
+        policy_digest=Digest.of(b"recipe"),
+        created_at=utc_text(now),
+        expires_at=utc_text(now + timedelta(days=7)),
+        terms={"needed": 2},
+        shown={"fine_tuned_model": Digest.of(b"model")},
+        gates=[],
     )
+    (request,) = read_requests(read_entries(log.log_path)).values()
+    open_registry().add_approval_request(request.row(str(tmp_path / "log")))
     assert "needs 2 more of 2" in forge("approvals").out
     done = forge("approve", "abc", "--reason", "Looked at the bundle.")
     assert (done.code, done.out.split(":")[0]) == (0, "granted by ann (not signed)")
@@ -250,6 +251,47 @@ def test_approvals_are_listed_and_decided(forge: Forge, tmp_path: Path) -> None:
     assert "rejected  by ben" in forge("approvals", "--all").out
     events = [entry.event for entry in read_entries(tmp_path / "log" / "audit_log.jsonl")]
     assert events[-2:] == ["human_approval.granted", "human_approval.rejected"]
+    shown = forge("approvals", "--show", "abc").out
+    assert "rejected by ben (stated): The answers are wrong." in shown
+    assert f"fine_tuned_model       {Digest.of(b'model')}" in shown
+    assert forge("approve", "abc", "--reason", "Looked.", "--as", "cleo", "--model", "0" * 12).code == 1
+    assert forge("revoke", "abc", "--reason", "I read the old report.", "--as", "ben").code == 0
+    assert json.loads(forge("approvals", "--show", "abc", "--json").out)["state"] == "open"
+
+
+def test_models_are_listed_moved_rolled_back_and_archived(forge: Forge, tmp_path: Path) -> None:
+    from forge_pipeline.audit_log import read_entries
+    from forge_pipeline.cli.surroundings import line_log, open_registry
+    from forge_pipeline.integrity import Manifest
+
+    assert forge("models", "list").out == "there is no model\n"
+    uids = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+        uids.append(Manifest.of_directory(tmp_path / name).digest)
+        open_registry().register_model(
+            uid=uids[-1], name=name, line="example", base_model="tiny", path=str(tmp_path / name)
+        )
+    for number in ("1", "2"):
+        assert forge("models", "alias", "canary", number, "--reason", "Try it on the staff.").code == 0
+    assert "canary" in forge("models", "list").out.splitlines()[1]
+    assert forge("models", "alias", "released", "1", "--reason", "Try it on everybody.").code == 1
+    assert forge("models", "archive", "2", "--reason", "Worse than before.").code == 1  # canary means it
+    done = forge("models", "rollback", "example", "--alias", "canary", "--reason", "Worse than before.", "--json")
+    assert json.loads(done.out)["model_uid"] == uids[0]
+    assert forge("models", "archive", uids[1], "--reason", "Worse than before.").code == 0
+    assert "archived: Worse than before." in forge("models", "show", "2").out
+    shown = json.loads(forge("models", "show", "1", "--json").out)
+    assert (shown["disagreements"], len(shown["aliases"])) == ({"canary": ""}, 2)
+    assert [
+        each["id"] for each in json.loads(forge("models", "list", "--stage", "archived", "--json").out)["models"]
+    ] == [2]
+    for wrong in (["show", "9"], ["rollback", "nowhere", "--reason", "Worse than before."]):
+        assert forge("models", *wrong).code == 1
+    events = [entry.event for entry in read_entries(line_log("example") / "audit_log.jsonl")][1:]
+    assert events == ["alias.started", "alias.moved"] * 3 + ["model.archived"]
+    assert all((tmp_path / name / "weights").is_file() for name in ("first", "second"))
 
 
 def test_doctor_names_each_probe_and_its_state(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
