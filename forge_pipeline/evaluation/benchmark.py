@@ -4,35 +4,34 @@ lm-eval defines the tasks and scores them; what is added is the pairing. A mean 
 says little about a fine-tune: the same items are asked of both models, so each item
 gives a difference, and the interval of its mean is what the regression gate reads.
 
-The gate, named ``benchmark``:
-  min_score       passes when the tuned model's mean score reaches it, fails otherwise.
-  max_regression  passes only when the whole interval of (tuned - base) lies at or above
-                  its negative, for every task; fails when a task's whole interval lies
-                  below; anything else is insufficient evidence.
-Both thresholds set: both must pass. None set: not run, because nothing was asked.
+The gate, named ``benchmark``, is decided in `benchmark_gate`. What a base model answered is
+kept by digest of its weights and of the requests, and not asked again (`remembering`).
+
+Items that stand in the training rows measure memory. Where the caller can say which these
+are, each task's score is given with and without them.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.evaluation import BenchmarkSection
-from forge_pipeline.errors import ConfigError, EvaluationError
-from forge_pipeline.evaluation.generation import with_loaded
-from forge_pipeline.evaluation.measurement import Measurement, OnRequests, TaskScore, measure
-from forge_pipeline.evaluation.statistics import (
-    mcnemar_exact,
-    paired_interval,
-    paired_proportion_interval,
-    wilson_interval,
-)
+from forge_pipeline.errors import ConfigError
+from forge_pipeline.evaluation.answer_cache import AnswerCache
+from forge_pipeline.evaluation.benchmark_gate import check_limits, decide, metrics_of
+from forge_pipeline.evaluation.comparison import PairedComparison, paired, score_of
+from forge_pipeline.evaluation.items import asked_texts
+from forge_pipeline.evaluation.measurement import Measurement, TaskScore, measure, measure_remembered
+from forge_pipeline.evaluation.model_identity import base_identity, tuned_identity
+from forge_pipeline.evaluation.shared_prefix import OnRequests
 from forge_pipeline.evaluation.tasks import HELD_OUT, HeldOut, NamedTask, held_out, load_tasks, write_held_out
-from forge_pipeline.gates import GateDecision, Outcome
+from forge_pipeline.gates import GateDecision
 from forge_pipeline.integrity import Digest, write_report
-from forge_pipeline.models import ModelDirectory, load_base, load_tokenizer, load_tuned
+from forge_pipeline.models import ModelDirectory, forge_home, load_base, load_tokenizer, load_tuned
+from forge_pipeline.models.heads import HEADS
 from forge_pipeline.progress import Progress, Report, silent
 
 if TYPE_CHECKING:
@@ -43,37 +42,30 @@ if TYPE_CHECKING:
 STAGE = "benchmark"
 RESULT_FILE = "benchmark_results.json"
 
-_ORDER: tuple[Outcome, ...] = ("fail", "not_run", "insufficient_evidence", "pass")  # the worst first
+FindSeen = Callable[[Mapping[str, Sequence[str]]], Mapping[str, Collection[int]]]
+"""Given the texts of each task's items, the numbers of those that stand in the training rows."""
 
 
 @dataclass(frozen=True)
-class PairedComparison:
-    """Base and tuned model on the same items of one task.
+class SeenItems:
+    """The items of one task that stand in the training rows.
 
     Attributes:
-        task, metric: What was measured.
-        n: Items scored by both.
-        base_score, tuned_score: Means over the items, from 0 to 1.
-        difference: tuned - base.
-        interval: 95 % interval of the difference; for 0/1 metrics Tango's score interval. None where the items
-            cannot tell.
-        base_stderr, tuned_stderr: Standard error of each mean; None below two items.
-        only_base_correct, only_tuned_correct: Discordant items of a 0/1 metric.
-        p_value: Exact McNemar, two-sided, of a 0/1 metric.
+        task: Its name.
+        items: Which: lm-eval's task, the item's number in it, and the hash of its row.
+        n: All items of the task.
+        score, base_score: Over all items.
+        score_without, base_score_without: Over the items that were not seen; None where there are none, or the metric
+            is no function of single items.
     """
 
     task: str
-    metric: str
+    items: tuple[str, ...]
     n: int
+    score: float
     base_score: float
-    tuned_score: float
-    difference: float
-    interval: tuple[float, float] | None
-    base_stderr: float | None = None
-    tuned_stderr: float | None = None
-    only_base_correct: int | None = None
-    only_tuned_correct: int | None = None
-    p_value: float | None = None
+    score_without: float | None
+    base_score_without: float | None
 
 
 @dataclass(frozen=True)
@@ -81,8 +73,8 @@ class BenchmarkResult:
     """What the benchmark measured.
 
     Attributes:
-        scores: The tuned model's score by task, from 0 to 1.
-        average_score: Unweighted mean of `scores`; 0.0 with `items` 0 when nothing was measured.
+        scores: The tuned model's score by task, in the metric's unit: shares from 0 to 1, perplexities from 1.
+        average_score: Unweighted mean of those of `scores` that lie between 0 and 1; 0.0 where there are none.
         passed: True only when a threshold was given and met. Without one there is nothing to pass.
         failure_reason: Why `passed` is False.
         raw_results: lm-eval's own numbers by lm-eval task, without host facts.
@@ -91,6 +83,9 @@ class BenchmarkResult:
         subject, dataset_digest: What was judged, and the dataset that ``held_out`` was built from.
         task_digests: Digest of exactly what each task asked: its items, prompts, targets and metric.
         items: Items asked, over all tasks.
+        base_from_cache: Whether the base model's answers were remembered from an earlier run.
+        seen: Of each task with items that stand in the training rows; empty where none do. None: nobody looked.
+        notes: What a reader of the scores should know: requests that were cut, models scored in another way.
     """
 
     scores: dict[str, float]
@@ -105,6 +100,9 @@ class BenchmarkResult:
     dataset_digest: Digest | None = None
     task_digests: dict[str, Digest] = field(default_factory=dict)
     items: int = 0
+    base_from_cache: bool = False
+    seen: tuple[SeenItems, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def run_benchmark(
@@ -124,14 +122,16 @@ def run_benchmark(
         tokenizer: Its tokenizer.
         tasks: lm-eval task names, or paths of task YAML files.
         num_fewshot: Examples before each item; None takes each task's own number. A task that fixes 0 keeps it.
-        batch_size: A number, or ``auto``: the largest that fits on CUDA, 8 elsewhere.
+        batch_size: Rows of a forward pass, a number or ``auto`` (16 on CUDA, 2 on a CPU); a row holds all that begins
+            alike, or up to 512 tokens of the rest.
         limit: At most this many items of each task.
         output_dir: Where to write ``benchmark_results.json``.
         min_score: Lowest mean score, from 0 to 1, that passes. Without it `passed` is False, with that reason.
 
     Raises:
         ConfigError: A task is unknown or its file is wrong, named with file and line.
-        EvaluationError: A task's data could not be loaded, or it has no score in [0, 1].
+        EvaluationError: A task's data could not be loaded, it reports no number, or the model's log-likelihoods are
+            not finite.
         OptionalDependencyError: lm-eval is not installed.
     """
     if HELD_OUT in tasks:
@@ -140,16 +140,19 @@ def run_benchmark(
     reason = None
     if min_score is None:
         reason = "no min_score was given, so there was nothing to pass"
+    elif measured.average is None:
+        reason = "no task has a score between 0 and 1 to hold against min_score"
     elif measured.average < min_score:
         reason = f"mean score {measured.average:.4f} is below min_score {min_score}"
     result = BenchmarkResult(
         scores=measured.scores,
-        average_score=measured.average,
+        average_score=measured.average or 0.0,
         passed=reason is None,
         failure_reason=reason,
         raw_results=measured.raw,
         task_digests={task.name: task.digest for task in measured.tasks},
         items=sum(task.n for task in measured.tasks),
+        notes=_notes([("the model", measured)]),
     )
     if output_dir is not None:
         write_report(Path(output_dir) / RESULT_FILE, result)
@@ -157,32 +160,48 @@ def run_benchmark(
 
 
 def benchmark(
-    config: ForgeConfig, model: ModelDirectory, dataset: "RawDataset", *, progress: Report = silent
+    config: ForgeConfig,
+    model: ModelDirectory,
+    dataset: "RawDataset",
+    *,
+    find_seen: FindSeen | None = None,
+    progress: Report = silent,
 ) -> BenchmarkResult:
     """Score base and tuned model on the recipe's tasks and hold the outcome against its thresholds.
 
     Args:
         config: `evaluation.benchmark` says which tasks and thresholds.
-        model: The tuned model.
+        model: The tuned model. One that writes no text (a reward model, for example) is not measured.
         dataset: What it was trained on; ``held_out`` is built from its test or validation split.
+        find_seen: Says which items stand in the training rows; None: nobody looks.
         progress: Told after each batch.
 
     Raises:
         ConfigError, EvaluationError, OptionalDependencyError: As in `run_benchmark`.
+        ConfigError: A limit is for a task that is not measured, or for another kind of metric.
         ModelError: The base or the tuned model could not be loaded.
     """
     section = config.evaluation.benchmark
     if section is None or not section.enabled:
         return _not_run(model.digest, dataset.digest, section, "evaluation.benchmark is not enabled in the recipe")
+    head = model.record.head
+    if not HEADS[head].generates:
+        reason = f"the model has a {head} head and writes no text, which is what benchmarks measure"
+        return _not_run(model.digest, dataset.digest, section, reason)
     questions = held_out(dataset, load_tokenizer(config)) if HELD_OUT in section.tasks else None
     if questions is not None and questions.reason is not None:
         return _not_run(model.digest, dataset.digest, section, f"held_out cannot be built: {questions.reason}")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         named = _load_section(section, questions, Path(folder))
+        check_limits(section, named)
         report = _Stepper(progress)
-        base = _measure_loaded(lambda: load_base(config), named, section, report.of("base model"))
-        tuned = _measure_loaded(lambda: load_tuned(config, model), named, section, report.of("tuned model"))
-    result = compare(base, tuned, section, model.digest, dataset.digest)
+        base = _remembered(lambda: load_base(config), base_identity(config), named, section, report.of("base model"))
+        tuned = _remembered(
+            lambda: load_tuned(config, model), tuned_identity(config, model), named, section, report.of("tuned model")
+        )
+        result = compare(base, tuned, section, model.digest, dataset.digest)
+        if find_seen is not None:
+            result = replace(result, seen=_seen(asked_texts(named, section.limit), find_seen, base, tuned))
     if section.output_dir is not None:
         write_report(Path(section.output_dir) / RESULT_FILE, result)
     return result
@@ -195,12 +214,13 @@ def compare(
 
     Raises:
         EvaluationError: The two models were not asked the same items.
+        ConfigError: A limit is for another kind of metric.
     """
-    comparisons = tuple(_paired(b, t) for b, t in zip(base.tasks, tuned.tasks, strict=True))
-    gate = _decide(section, subject, tuned, comparisons)
+    comparisons = tuple(paired(b, t) for b, t in zip(base.tasks, tuned.tasks, strict=True))
+    gate = decide(section, subject, tuned, comparisons)
     return BenchmarkResult(
         scores=tuned.scores,
-        average_score=tuned.average,
+        average_score=tuned.average or 0.0,
         passed=gate.outcome == "pass",
         failure_reason=None if gate.outcome == "pass" else gate.reason,
         raw_results={"base": base.raw, "tuned": tuned.raw},
@@ -211,105 +231,47 @@ def compare(
         dataset_digest=dataset_digest,
         task_digests={task.name: task.digest for task in tuned.tasks},
         items=sum(task.n for task in tuned.tasks),
+        base_from_cache=base.from_cache,
+        notes=_notes([("the base model", base), ("the tuned model", tuned)]),
     )
 
 
-def _paired(base: TaskScore, tuned: TaskScore) -> PairedComparison:
-    if base.digest != tuned.digest:
-        raise EvaluationError(f"the two models were not asked the same items of {tuned.name!r}; benchmark both again")
-    comparison = PairedComparison(
-        task=tuned.name,
-        metric=tuned.metric,
-        n=tuned.n,
-        base_score=base.score,
-        tuned_score=tuned.score,
-        difference=tuned.score - base.score,
-        interval=None,
-        base_stderr=base.stderr,
-        tuned_stderr=tuned.stderr,
-    )
-    if not (base.values and tuned.values):
-        return comparison
-    pairs = [(base.values[item], tuned.values[item]) for item in tuned.values]
-    if not (base.is_binary and tuned.is_binary):
-        return replace(comparison, interval=paired_interval([t - b for b, t in pairs]))
-    only_base = sum(b > t for b, t in pairs)
-    only_tuned = sum(t > b for b, t in pairs)
-    return replace(
-        comparison,
-        interval=paired_proportion_interval(only_tuned, only_base, len(pairs)),
-        only_base_correct=only_base,
-        only_tuned_correct=only_tuned,
-        p_value=mcnemar_exact(only_base, only_tuned),
-    )
+def _seen(
+    texts: Mapping[str, Mapping[str, str]], find_seen: FindSeen, base: Measurement, tuned: Measurement
+) -> tuple[SeenItems, ...]:
+    """Which items stand in the training rows, and what the scores are without them.
+
+    `texts`: by task, then by lm-eval's task and the number of the item.
+    """
+    found = find_seen({task: list(of_task.values()) for task, of_task in texts.items()})
+    seen = []
+    for theirs, ours in zip(base.tasks, tuned.tasks, strict=True):
+        places = list(texts.get(ours.name, {}))
+        held = {places[number] for number in found.get(ours.name, ())}
+        if held:
+            items = sorted(item for item in ours.values if _place(item) in held) if ours.values else sorted(held)
+            without = [_score_without(task, held) for task in (ours, theirs)]
+            seen.append(SeenItems(ours.name, tuple(items), ours.n, ours.score, theirs.score, *without))
+    return tuple(seen)
 
 
-@dataclass(frozen=True)
-class _Finding:
-    outcome: Outcome
-    reason: str
-    metric: str | None = None
-    observed: float | None = None
-    threshold: float | None = None
-    interval: tuple[float, float] | None = None
-    n: int | None = None
+def _place(item: str) -> str:
+    return item.rpartition("/")[0]  # without the hash of the row
 
 
-def _decide(
-    section: BenchmarkSection, subject: Digest, tuned: Measurement, comparisons: Sequence[PairedComparison]
-) -> GateDecision:
-    findings: list[_Finding] = []
-    if section.min_score is not None:
-        findings.append(_score_finding(section.min_score, tuned))
-    if section.max_regression is not None:
-        findings += [_regression_finding(section.max_regression, comparison) for comparison in comparisons]
-    if not findings:
-        findings = [
-            _Finding("not_run", "the recipe sets no threshold (evaluation.benchmark.min_score, max_regression)")
-        ]
-    worst = min(findings, key=lambda finding: _ORDER.index(finding.outcome))
-    telling = [finding.reason for finding in findings if finding.outcome == worst.outcome]
-    return GateDecision(
-        gate="benchmark",
-        outcome=worst.outcome,
-        reason="; ".join(telling),
-        subject=subject,
-        guards=section.guards,
-        metric=worst.metric,
-        observed=worst.observed,
-        threshold=worst.threshold,
-        interval=worst.interval,
-        n=worst.n,
-    )
+def _score_without(task: TaskScore, held: Collection[str]) -> float | None:
+    return score_of(task, {item: value for item, value in task.values.items() if _place(item) not in held})
 
 
-def _score_finding(min_score: float, tuned: Measurement) -> _Finding:
-    n = sum(task.n for task in tuned.tasks)
-    interval = None
-    if len(tuned.tasks) == 1 and tuned.tasks[0].is_binary:
-        interval = wilson_interval(round(tuned.average * n), n)
-    reached = tuned.average >= min_score
-    words = (
-        f"mean score {tuned.average:.4f} over {n} items {'reaches' if reached else 'is below'} min_score {min_score}"
-    )
-    return _Finding("pass" if reached else "fail", words, "mean_score", tuned.average, min_score, interval, n)
-
-
-def _regression_finding(allowed: float, comparison: PairedComparison) -> _Finding:
-    numbers = f"{comparison.task}: tuned - base is {comparison.difference:+.4f} over {comparison.n} items"
-    outcome: Outcome
-    if comparison.interval is None:
-        outcome, words = "insufficient_evidence", f"{numbers}, without an interval to hold against max_regression"
-    else:
-        low, high = comparison.interval
-        numbers += f", 95 % interval [{low:+.4f}, {high:+.4f}]"
-        if low >= -allowed:
-            outcome, words = "pass", f"{numbers}, no loss beyond {allowed}"
-        elif high < -allowed:
-            outcome, words = "fail", f"{numbers}, a loss beyond max_regression {allowed}"
-        else:
-            outcome, words = "insufficient_evidence", f"{numbers}, which does not rule out a loss beyond {allowed}"
-    return _Finding(outcome, words, "difference", comparison.difference, -allowed, comparison.interval, comparison.n)
+def _notes(measured: Sequence[tuple[str, Measurement]]) -> tuple[str, ...]:
+    notes = []
+    for who, measurement in measured:
+        cut = measurement.raw.get("truncated_requests", 0)
+        if cut:
+            notes.append(f"{who}: {cut} requests are longer than its context and were cut on the left")
+        if measurement.ordinary:
+            notes.append(f"{who}: scored by lm-eval's own path, which is slower, because {measurement.ordinary}")
+    return tuple(notes)
 
 
 def _not_run(subject: Digest, dataset_digest: Digest, section: BenchmarkSection | None, reason: str) -> BenchmarkResult:
@@ -326,23 +288,23 @@ def _load_section(section: BenchmarkSection, questions: HeldOut | None, folder: 
     return load_tasks(specs)
 
 
-def _measure_loaded(
+def _remembered(
     load: Callable[[], tuple["PreTrainedModel", "PreTrainedTokenizerBase"]],
+    identity: Mapping[str, Any] | None,
     named: Sequence[NamedTask],
     section: BenchmarkSection,
     on_requests: OnRequests,
 ) -> Measurement:
-    return with_loaded(
+    return measure_remembered(
         load,
-        lambda model, tokenizer: measure(
-            model,
-            tokenizer,
-            named,
-            num_fewshot=section.num_fewshot,
-            batch_size=section.batch_size,
-            limit=section.limit,
-            on_requests=on_requests,
-        ),
+        named,
+        identity=identity,
+        answers=AnswerCache(forge_home() / "cache" / "benchmarks"),
+        num_fewshot=section.num_fewshot,
+        batch_size=section.batch_size,
+        limit=section.limit,
+        metrics=metrics_of(section),
+        on_requests=on_requests,
     )
 
 

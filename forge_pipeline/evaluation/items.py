@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import conversation_of
 from forge_pipeline.errors import EvaluationError
-from forge_pipeline.evaluation.tasks import HELD_OUT, load_tasks
+from forge_pipeline.evaluation.tasks import HELD_OUT, NamedTask, load_tasks
 
 if TYPE_CHECKING:
     from forge_pipeline.data import RawDataset
@@ -39,6 +39,21 @@ def benchmark_items(config: ForgeConfig, dataset: "RawDataset") -> Callable[[], 
     return items
 
 
+def asked_texts(named: Sequence[NamedTask], limit: int | None) -> dict[str, dict[str, str]]:
+    """What loaded tasks ask: by task, then by ``<lm-eval's task>/<number of the item>``, question and right answer.
+
+    Of ``held_out`` the turns of the row without the chat template, as `benchmark_items` gives them.
+    """
+    return {
+        task.name: {
+            f"{name}/{number}": text
+            for name, leaf in sorted(task.leaves.items())
+            for number, text in enumerate(_task_texts(leaf, limit))
+        }
+        for task in named
+    }
+
+
 def _held_out_texts(dataset: "RawDataset") -> list[str]:
     split = next((name for name in ("test", "validation") if name in dataset.splits), None)
     if split is None:
@@ -56,6 +71,8 @@ def _task_texts(task: Any, limit: int | None) -> list[str]:
 
 def _text(task: Any, document: Any) -> str:
     """Question and right answer, as far as the task names one."""
+    if task.config.task == HELD_OUT and document.get("plain"):
+        return str(document["plain"])
     question, answer = task.doc_to_text(document), task.doc_to_target(document)
     choices = task.doc_to_choice(document) if task.OUTPUT_TYPE == "multiple_choice" else []
     if isinstance(question, int) and choices:  # the choices are whole sentences, the "text" is an index of one

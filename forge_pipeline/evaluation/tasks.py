@@ -10,8 +10,9 @@ an equal task wherever it is built.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -21,7 +22,7 @@ import yaml
 
 from forge_pipeline._optional import require
 from forge_pipeline.data import conversation_of
-from forge_pipeline.errors import ConfigError, EvaluationError
+from forge_pipeline.errors import ConfigError, EvaluationError, OptionalDependencyError
 from forge_pipeline.evaluation.generation import Conversation, render
 from forge_pipeline.integrity import Digest, json_digest
 from forge_pipeline.models.quiet import quiet_libraries
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from forge_pipeline.data import RawDataset
 
 HELD_OUT = "held_out"
+LOCAL_TASKS = ("reasoning_gym", "verifiable_instructions")
+"""Tasks that this package ships (`local_tasks`); they come before lm-eval's of the same name."""
 CHOICES = 4
 
 
@@ -50,11 +53,15 @@ class NamedTask:
 
 @dataclass(frozen=True)
 class HeldOutItem:
-    """One multiple-choice question: `context` is continued by each of `choices`; `target` indexes the true one."""
+    """One multiple-choice question: `context` is continued by each of `choices`; `target` indexes the true one.
+
+    `plain` is the row without chat template, by which it is looked for among the training rows.
+    """
 
     context: str
     choices: tuple[str, ...]
     target: int
+    plain: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def write_held_out(items: Sequence[HeldOutItem], folder: Path) -> Path:
 
 
 def load_tasks(specs: Sequence[str]) -> list[NamedTask]:
-    """Load each task: the path of a task file, or a name that lm-eval registers.
+    """Load each task: the path of a task file, a name that this package ships, or one that lm-eval registers.
 
     lm-eval's own tasks are indexed only when a name asks for them (it takes seconds).
 
@@ -131,6 +138,8 @@ def load_tasks(specs: Sequence[str]) -> list[NamedTask]:
     defaults: Any = None
     named: list[NamedTask] = []
     for spec in specs:
+        if spec in LOCAL_TASKS:
+            spec = str(Path(__file__).parent / "local_tasks" / f"{spec}.yaml")
         if _is_path(spec):
             path = Path(spec)
             config = check_task_file(path)
@@ -226,13 +235,46 @@ def _check_distinct(named: Sequence[NamedTask]) -> None:
 
 def _load(manager: Any, spec: str) -> Mapping[str, Any]:
     try:
-        with quiet_libraries(), redirect_stdout(StringIO()):  # some tasks print while they load
+        with _quiet_lm_eval(), redirect_stdout(StringIO()):  # some tasks print while they load
             leaves: Mapping[str, Any] = manager.load([spec])["tasks"]
+    except OptionalDependencyError:
+        raise
     except Exception as error:  # a task is a plugin: it may fetch data and run code of its own
+        if _is_offline(error):
+            raise EvaluationError(
+                f"the task {spec!r} needs data from the Hub, which is not in this machine's cache and could not be "
+                f"fetched ({type(error).__name__}); fetch it once where there is a network, or name a task that needs "
+                f"none: {HELD_OUT}, {', '.join(LOCAL_TASKS)}, or a task file of your own"
+            ) from error
         raise EvaluationError(f"the task {spec!r} could not be loaded: {type(error).__name__}: {error}") from error
     if not leaves:
         raise EvaluationError(f"the group {spec!r} holds no tasks")
     return leaves
+
+
+@contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """Without its advice about its own command line; errors still come through."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with quiet_libraries():
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _is_offline(error: BaseException | None) -> bool:
+    """Whether the network, or the wish to do without it, is behind an error."""
+    while error is not None:
+        # The Hub's client, datasets and requests each have their own; what they share is the name.
+        if type(error).__name__ in ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "MaxRetryError"):
+            return True
+        if isinstance(error, ConnectionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @dataclass(frozen=True)
@@ -240,6 +282,7 @@ class _Question:
     context: str
     answer: str
     digest: Digest
+    plain: str
 
 
 def _questions(rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase | None") -> list[_Question]:
@@ -261,7 +304,8 @@ def _questions(rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenize
         else:
             context = _rendered_context(tokenizer, conversation[:last], conversation[last], answer)
         digest = json_digest([context, answer])
-        found[digest] = _Question(context, answer, digest)
+        plain = "\n".join(turn["content"] for turn in conversation[: last + 1] if turn.get("role") != "system")
+        found[digest] = _Question(context, answer, digest, plain)
     return [found[digest] for digest in sorted(found)]
 
 
@@ -309,4 +353,4 @@ def _item(question: _Question, answers: Sequence[str], right: set[str]) -> HeldO
         if len(wrong) == CHOICES - 1:
             break
     choices = sorted([question.answer, *wrong], key=lambda text: json_digest([question.digest, text]))
-    return HeldOutItem(question.context, tuple(choices), choices.index(question.answer))
+    return HeldOutItem(question.context, tuple(choices), choices.index(question.answer), question.plain)
