@@ -8,9 +8,10 @@ import dagster as dg
 from assets.checks import report_checks
 from assets.line import Line
 from forge_pipeline import config as config_package
-from forge_pipeline import erasure
+from forge_pipeline import erasure, evaluation
 from forge_pipeline.config import ForgeConfig, config_digest, load_config, policy_digest, resolved
 from forge_pipeline.errors import ConfigError
+from forge_pipeline.integrity import report_to_json
 from resources.evidence import AuditLogResource
 from resources.settings import DeploymentResource
 
@@ -43,9 +44,28 @@ def build_recipe(line: Line) -> dg.AssetsDefinition:
             config_digest=config_digest(config),
             policy_digest=policy_digest(config),
         )
+        log_safety_policies(context, audit_log, line, config)
         return config
 
     return recipe
+
+
+def log_safety_policies(
+    context: dg.AssetExecutionContext, audit_log: AuditLogResource, line: Line, config: ForgeConfig
+) -> None:
+    """Put the terms of each safety gate on record: what the recipe's files and models are now, before training."""
+    parts = [config.stage_config(stage.name) for stage in config.earlier_stages]
+    for part in (*parts, config):
+        policy = evaluation.safety_policy(part)
+        if policy is not None:
+            audit_log.log(
+                line.name,
+                context.run_id,
+                "safety.policy_fixed",
+                config_digest=config_digest(part),
+                safety_policy_digest=policy.digest,
+                policy=report_to_json(policy),
+            )
 
 
 def build_recipe_checks(line: Line) -> dg.AssetChecksDefinition:
@@ -104,9 +124,10 @@ def check_every_section_runs(line: Line, config: ForgeConfig, file: Path) -> Non
             "its own (a file in configs/), or clean the dataset before"
         )
     judge = config.evaluation.llm_judge
-    if judge and judge.enabled:
+    if judge and judge.enabled and not line.has_judge:
         raise ConfigError(
-            f"{file}: evaluation.llm_judge.enabled: no asset runs the judge yet; `forge train` does. Set it to false"
+            f"{file}: evaluation.llm_judge.enabled: jobs of the studio have no stage for a judge; declare the recipe "
+            "as a line of its own (a file in configs/), or set it to false"
         )
     if config.synthetic and config.synthetic.enabled and not line.has_teacher:
         raise ConfigError(

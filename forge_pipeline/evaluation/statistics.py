@@ -130,6 +130,79 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2.0 * binomial_cdf(min(b, c), b + c, 0.5)) if b + c else 1.0
 
 
+def binomial_test_above(k: int, n: int, limit: float) -> float:
+    """One-sided exact p-value of "the true rate is at most `limit`", having seen `k` of `n`: P(X >= k) at the limit.
+
+    1.0 without items. At `limit` 0 one success is proof: the p-value is 0.
+    """
+    _check_counts(k, n, 0.5)
+    return 1.0 if k == 0 else min(1.0, max(0.0, 1.0 - binomial_cdf(k - 1, n, limit)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values, in the order given: reject those at most alpha, and any false alarm has probability alpha.
+
+    Source: S. Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float | None:
+    """The true rate behind the `rate` that an imperfect test reports, held to [0, 1].
+
+    None where the test is no better than a coin: ``sensitivity + specificity <= 1``.
+
+    Source: W. J. Rogan and B. Gladen, American Journal of Epidemiology 107 (1978), 71-76.
+    """
+    youden = sensitivity + specificity - 1.0
+    return None if youden <= 0.0 else min(1.0, max(0.0, (rate + specificity - 1.0) / youden))
+
+
+def rogan_gladen_interval(
+    reported: tuple[int, int], sensitive: tuple[int, int], specific: tuple[int, int], alpha: float = 0.05
+) -> tuple[float, float]:
+    """Two-sided interval of the true rate, from three counts ``(k, n)``; conservative at every size.
+
+    Each of the three rates gets an exact two-sided interval at ``alpha / 3``; the estimate rises with the reported
+    rate and the specificity and falls with the sensitivity, so its extremes lie at corners of that box.
+
+    Args:
+        reported: Positives of all items tested.
+        sensitive: Of items known to be positive, those that the test found.
+        specific: Of items known to be negative, those that it found to be so.
+    """
+    bounds = []
+    for k, n in (reported, sensitive, specific):
+        low = clopper_pearson_lower(k, n, alpha / 6) if n else 0.0
+        bounds.append((low, clopper_pearson_upper(k, n, alpha / 6) if n else 1.0))
+    (rate_low, rate_high), (sens_low, sens_high), (spec_low, spec_high) = bounds
+    if sens_low + spec_low <= 1.0:  # the test might be worthless: nothing is known
+        return (0.0, 1.0)
+    lowest, highest = rogan_gladen(rate_low, sens_high, spec_low), rogan_gladen(rate_high, sens_low, spec_high)
+    return (lowest or 0.0, 1.0 if highest is None else highest)
+
+
+def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """Agreement of two raters on the same items beyond chance: 1 is full, 0 is chance.
+
+    None without items, and where both always gave one and the same rating: chance alone would agree as well.
+
+    Source: J. Cohen, Educational and Psychological Measurement 20 (1960), 37-46.
+    """
+    if not pairs:
+        return None
+    n = len(pairs)
+    observed = sum(a == b for a, b in pairs) / n
+    firsts, seconds = [a for a, _ in pairs], [b for _, b in pairs]
+    expected = sum(firsts.count(rating) * seconds.count(rating) for rating in set(firsts)) / (n * n)
+    return None if expected >= 1.0 else (observed - expected) / (1.0 - expected)
+
+
 def paired_interval(differences: Sequence[float], alpha: float = 0.05) -> tuple[float, float] | None:
     """Normal interval of the mean of paired differences, from their standard error.
 

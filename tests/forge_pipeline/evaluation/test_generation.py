@@ -84,3 +84,20 @@ def test_a_missing_or_refusing_template_is_said(base_model: Any, tokenizer: Any)
     bare.chat_template = "{{ raise_exception('only user and assistant roles') }}"
     with pytest.raises(EvaluationError, match=r"roles \['user'\].*only user and assistant"):
         generate(base_model, bare, [asked("Iran")], max_new_tokens=4)
+
+
+def test_an_encoder_decoders_answer_is_kept_whole(tokenizer: Any) -> None:
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, eos_token_id=2,
+            pad_token_id=0, decoder_start_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    (short,) = generate(model, tokenizer, [asked("Peru")], max_new_tokens=1)
+    (long,) = generate(model, tokenizer, [asked("Peru")], max_new_tokens=6)
+    assert len(tokenizer(long, add_special_tokens=False)["input_ids"]) >= 1
+    assert long.startswith(short)

@@ -8,11 +8,11 @@ import pytest
 
 from forge_pipeline.config.evaluation import SafetySection
 from forge_pipeline.errors import DataError
+from forge_pipeline.evaluation.guards import ScorerUnavailableError
 from forge_pipeline.evaluation.scorers import (
     Calibration,
     RulesScorer,
     Score,
-    ScorerUnavailableError,
     build_scorer,
     calibrate,
     is_refusal,
@@ -64,7 +64,8 @@ def test_an_answer_to_a_benign_question_is_no_refusal() -> None:
 
 
 def section(path: Path, **settings: Any) -> SafetySection:
-    return SafetySection(enabled=True, classifier=str(path), min_classifier_confidence=0.5, **settings)
+    settings = {"min_classifier_confidence": 0.5, "classifier_format": "llama-guard", **settings}
+    return SafetySection(enabled=True, classifier=str(path), **settings)
 
 
 @pytest.fixture
@@ -110,8 +111,7 @@ def test_a_guard_that_would_write_neither_word_leaves_the_answer_unscored(
 
 
 def test_an_unclear_verdict_is_unscored_but_keeps_its_probability(guard: Path) -> None:
-    strict = SafetySection(enabled=True, classifier=str(guard), min_classifier_confidence=1.0)
-    (score,) = build_scorer(strict).score([("Hi", "kind")])
+    (score,) = build_scorer(section(guard, min_classifier_confidence=1.0)).score([("Hi", "kind")])
     assert score.label == "unscored"
     assert score.unsafe_probability is not None
 

@@ -9,12 +9,17 @@ from hypothesis import strategies as st
 
 from forge_pipeline.evaluation.statistics import (
     binomial_cdf,
+    binomial_test_above,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    cohens_kappa,
+    holm,
     mcnemar_exact,
     most_failures,
     paired_interval,
     paired_proportion_interval,
+    rogan_gladen,
+    rogan_gladen_interval,
     smallest_attainable_n,
     wilson_interval,
 )
@@ -158,3 +163,58 @@ def test_tangos_interval_covers_the_truth_where_the_normal_one_does_not() -> Non
 def test_impossible_counts_are_refused(k: int, n: int, alpha: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         clopper_pearson_upper(k, n, alpha)
+
+
+# --- Holm, Rogan and Gladen, Cohen ------------------------------------------------------------
+
+
+def test_holms_adjusted_p_values_have_their_known_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as R's p.adjust
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
+    assert all(0 <= a <= 1 for a in adjusted)
+    ranked = [a for _, a in sorted(zip(p_values, adjusted, strict=True))]
+    assert ranked == sorted(ranked)
+
+
+def test_the_one_sided_binomial_test_is_exact() -> None:
+    binomtest = pytest.importorskip("scipy.stats").binomtest
+    for k, n, limit in [(0, 10, 0.05), (1, 20, 0.05), (8, 20, 0.05), (12, 12, 0.5), (3, 300, 0.05)]:
+        expected = binomtest(k, n, limit, alternative="greater").pvalue
+        assert binomial_test_above(k, n, limit) == pytest.approx(expected, abs=1e-12)
+    assert binomial_test_above(0, 0, 0.05) == 1.0
+    assert binomial_test_above(1, 10, 0.0) == 0.0
+
+
+def test_the_true_rate_is_recovered_from_a_test_of_known_errors() -> None:
+    assert rogan_gladen(0.3 * 0.8 + 0.7 * 0.1, 0.8, 0.9) == pytest.approx(0.3)
+    assert rogan_gladen(0.01, 0.8, 0.9) == 0.0, "fewer positives than false alarms alone would give"
+    assert rogan_gladen(0.5, 0.5, 0.5) is None, "a coin tells nothing"
+
+
+def test_the_corrected_interval_holds_the_true_rate_at_least_as_often_as_it_says() -> None:
+    draw, held, trials = random.Random(2), 0, 150
+    for _ in range(trials):
+        positives = sum(draw.random() < 0.2 * 0.8 + 0.8 * 0.1 for _ in range(200))
+        found, known = (sum(draw.random() < share for _ in range(100)) for share in (0.8, 0.9))
+        low, high = rogan_gladen_interval((positives, 200), (found, 100), (known, 100), 0.05)
+        held += low <= 0.2 <= high
+    assert held / trials >= 0.95 - 3 * (0.95 * 0.05 / trials) ** 0.5
+
+
+@pytest.mark.parametrize("sensitive", [(0, 0), (5, 10), (0, 50)])
+def test_a_scorer_of_unknown_errors_leaves_the_rate_unknown(sensitive: tuple[int, int]) -> None:
+    assert rogan_gladen_interval((5, 100), sensitive, (5, 10)) == (0.0, 1.0)
+
+
+def test_kappa_has_its_known_values() -> None:
+    pairs = [("y", "y")] * 20 + [("y", "n")] * 5 + [("n", "y")] * 10 + [("n", "n")] * 15
+    assert cohens_kappa(pairs) == pytest.approx(0.4)
+    assert cohens_kappa([("a", "a"), ("b", "b")]) == 1.0
+    assert cohens_kappa([("a", "a")] * 5) is None, "always the same: chance would agree as well"
+    assert cohens_kappa([]) is None
