@@ -30,6 +30,7 @@ _EVENTS: dict[Status, str] = {
     "failure": "training.failure",
     "awaiting_approval": "approval.required",
 }
+_SETTLED = ("human_approval.granted", "human_approval.rejected", "human_approval.expired", "model.released")
 _SECONDS = 30  # between two looks
 
 
@@ -72,6 +73,31 @@ def notify_from_run(
     except Exception as error:  # what went wrong with the run must be what its reader sees
         context.log.warning(f"nobody was told that the run is {status}: {type(error).__name__}: {error}")
         return Delivery(False, reason=str(error), event=_EVENTS[status])
+
+
+def tell_of_expired(line: Line, config: ForgeConfig, request: str, *, audit_log: AuditLogResource) -> Delivery:
+    """Tell that nobody decided about a request in time, once."""
+    words = f"request {request} expired undecided; materialize released_model to ask anew"
+    return _tell(
+        line,
+        audit_log,
+        f"{request}/expired",
+        _EVENTS["awaiting_approval"],
+        lambda: WebhookNotifier(config).notify_awaiting_approval(line.name, words),
+    )
+
+
+def tell_of_reverted(
+    line: Line, config: ForgeConfig, subject: str, reason: str, *, audit_log: AuditLogResource
+) -> Delivery:
+    """Tell that a model failed a gate and is quarantined, once."""
+    return _tell(
+        line,
+        audit_log,
+        f"{subject}/reverted",
+        "training.reverted",
+        lambda: WebhookNotifier(config).notify_reverted(line.name, mask_secrets(f"{subject}: {reason}")),
+    )
 
 
 def _run_sensor(
@@ -177,7 +203,7 @@ def _open_requests(entries: Iterable[Entry], after: int) -> list[Entry]:
             continue
         elif entry.event == "human_approval.granted" and waiting[subject][1] > 1:
             waiting[subject] = (waiting[subject][0], waiting[subject][1] - 1)
-        elif entry.event in ("human_approval.granted", "human_approval.rejected", "model.released"):
+        elif entry.event in _SETTLED:
             del waiting[subject]
     return [entry for entry, _ in waiting.values() if entry.seq > after]
 

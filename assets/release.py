@@ -1,5 +1,7 @@
 """`released_model`: the registry entry that people and gates agreed to."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.line import Line
@@ -11,9 +13,8 @@ from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.erasure import check_not_trained_on_erased
 from forge_pipeline.errors import AwaitingApprovalError, EvidenceError, GateFailedError
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
-from forge_pipeline.export import GgufModel
 from forge_pipeline.gates import GateDecision, Verdict, check_gates
-from forge_pipeline.models import ModelDirectory
+from forge_pipeline.models import ModelDirectory, check_earlier_stages
 from forge_pipeline.release import ReleaseRecord
 from resources.evidence import AuditLogResource, RegistryResource
 from resources.reconciliation import reconcile_line
@@ -30,12 +31,12 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
         fine_tuned_model: ModelDirectory,
         benchmark_report: BenchmarkResult,
         safety_report: SafetyReport,
-        gguf_model: GgufModel,
         dataset_audit_report: DatasetAudit,
         annex_iv_bundle: AnnexIvBundle,
         registry: RegistryResource,
         audit_log: AuditLogResource,
         deployment: DeploymentResource,
+        **optional: Any,
     ) -> ReleaseRecord:
         """Verifies gates, digests, history and approvals itself, then moves the line's `released` alias.
 
@@ -43,21 +44,24 @@ def build_released_model(line: Line) -> dg.AssetsDefinition:
         people is left undone with a warning; asked for alone, it fails.
         """
         decisions = [*training.loss_gate(recipe, fine_tuned_model), *benchmark_report.gates, *safety_report.gates]
+        decisions += optional["judge_report"].gates if "judge_report" in optional else ()
         audited = dataset_audit_report.gates
         check_history(context, audit_log, line)
+        log = audit_log.logger(line.name, context.run_id)
+        release.revert_failed(registry.registry, line.name, log, auto_revert=recipe.evaluation.auto_revert)
         try:
             check_gates("release", audited, subject=fine_tuned_model.record.dataset_digest)
-            check_not_trained_on_erased(
-                deployment.home.root, fine_tuned_model.record.dataset_digest, fine_tuned_model.digest
-            )
+            check_earlier_stages(fine_tuned_model.record)
+            for rows in fine_tuned_model.record.dataset_digests:
+                check_not_trained_on_erased(deployment.home.root, rows, fine_tuned_model.digest)
             return release.promote(
                 recipe,
                 model=fine_tuned_model,
                 decisions=decisions,
                 bundle=annex_iv_bundle,
                 registry=registry.registry,
-                log=audit_log.logger(line.name, context.run_id),
-                gguf=gguf_model,
+                log=log,
+                gguf=optional.get("gguf_model"),
             )
         except (GateFailedError, AwaitingApprovalError) as error:
             if asked_for_alone(context) or failed([*audited, *decisions]):

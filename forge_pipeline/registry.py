@@ -5,6 +5,8 @@ One SQL database (SQLite file by default, any SQLAlchemy URL). Rules:
 - A model's `uid` is the digest of its directory, so a row can never come to mean other bytes.
 - Aliases (``production``) are append-only history: setting or rolling back adds a row,
   the newest row of a (line, alias) is what the alias means.
+- A change of stage and alias in one step (`release_model`, `move_alias`) is one transaction, so a crash
+  leaves it done or not done; the row names the log entry that announced it.
 - Approval requests and decisions are kept beside the audit log, which is their authority:
   `release.promote` counts a decision only if the log holds it too.
 - Rows handed out are frozen dataclasses. Times are timezone-aware UTC, given by the caller
@@ -14,7 +16,7 @@ The files that rows point to are never touched here: deleting a row deletes no b
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,20 +40,23 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
+    inspect,
     select,
+    text,
     update,
 )
 from sqlalchemy.engine import Dialect, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.types import TypeDecorator
 
 from forge_pipeline.errors import ConfigError, StoreError
 from forge_pipeline.integrity import Digest
 
-ModelStage = Literal["candidate", "released", "quarantined", "retired"]
+ModelStage = Literal["candidate", "staging", "released", "archived", "quarantined"]
 ApprovalDecision = Literal["granted", "rejected"]
-RequestState = Literal["open", "granted", "rejected"]
+AliasOperation = Literal["release", "set", "rollback"]
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
@@ -101,6 +106,7 @@ _models = Table(
     Column("training_params", JSON, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("stage", String(16), nullable=False),
+    Column("stage_reason", Text),
     Column("run_id", String(64)),
     Column("job_id", String(64), index=True),
     sqlite_autoincrement=True,  # an id is never given twice, also after a deletion
@@ -130,6 +136,8 @@ _aliases = Table(
     Column("set_at", _UtcDateTime, nullable=False),
     Column("set_by", String(255), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("intent", _DigestText),
+    Column("operation", String(16)),
     sqlite_autoincrement=True,
 )
 
@@ -146,6 +154,7 @@ _requests = Table(
     Column("created_at", _UtcDateTime, nullable=False),
     Column("expires_at", _UtcDateTime, nullable=False),
     Column("log_directory", Text, nullable=False),
+    Column("details", JSON),
 )
 
 _approvals = Table(
@@ -163,6 +172,18 @@ _approvals = Table(
     sqlite_autoincrement=True,
 )
 
+_revocations = Table(
+    "revocations",
+    _metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("approval_id", Integer, ForeignKey("approvals.id"), nullable=False, unique=True),
+    Column("request_id", String(64), ForeignKey("approval_requests.request_id"), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("revoked_at", _UtcDateTime, nullable=False),
+    Column("record", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 
 @dataclass(frozen=True)
 class ModelRow:
@@ -172,7 +193,9 @@ class ModelRow:
         id: Small integer of the REST API; never given twice.
         uid: Digest of the model directory.
         strategy: The trainer type, in the REST seed's word.
-        stage: ``quarantined`` when a gate failed, ``retired`` when another took its place for good.
+        stage: ``candidate`` when trained, ``staging`` while people decide, ``released`` once an alias was moved to
+            it by a release, ``quarantined`` when a gate failed, ``archived`` when it is to be used no more.
+        stage_reason: Why it is in that stage, where somebody said so.
     """
 
     id: int
@@ -191,6 +214,7 @@ class ModelRow:
     stage: ModelStage
     run_id: str | None
     job_id: str | None
+    stage_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +233,11 @@ class DatasetRow:
 
 @dataclass(frozen=True)
 class AliasRow:
-    """One moment at which an alias came to mean a model."""
+    """One moment at which an alias came to mean a model.
+
+    `intent` is the hash of the audit log's entry that announced the change; None where nobody logged one.
+    `operation` is what was done; None in rows of an earlier version.
+    """
 
     id: int
     line: str
@@ -218,6 +246,8 @@ class AliasRow:
     set_at: datetime
     set_by: str
     reason: str
+    intent: Digest | None = None
+    operation: AliasOperation | None = None
 
 
 @dataclass(frozen=True)
@@ -230,6 +260,7 @@ class ApprovalRequestRow:
         policy_digest: Digest of the recipe whose gates were met.
         needed: Distinct approvers.
         log_directory: Directory of the audit log that decisions belong into.
+        details: What people are shown, as `release.RequestDetails` has it.
     """
 
     request_id: str
@@ -242,6 +273,7 @@ class ApprovalRequestRow:
     created_at: datetime
     expires_at: datetime
     log_directory: str
+    details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -258,12 +290,24 @@ class ApprovalRow:
     record: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class RevocationRow:
+    """A decision taken back by the person who made it; `record` is what was logged (and signed)."""
+
+    id: int
+    approval_id: int
+    request_id: str
+    reason: str
+    revoked_at: datetime
+    record: Mapping[str, Any]
+
+
 class Registry:
     """The registry behind one database URL. Safe to share between threads.
 
     Args:
         url: A SQLAlchemy URL: ``sqlite:///path/to/registry.sqlite``, ``postgresql+psycopg://...``.
-            The tables are made when they are missing.
+            The tables, and columns that an earlier version did not have, are made when they are missing.
 
     Raises:
         ConfigError: The URL is not one, or its driver is not installed.
@@ -275,6 +319,7 @@ class Registry:
         self._engine = _engine(url)
         with _store_errors(url):
             _metadata.create_all(self._engine)
+            _add_missing_columns(self._engine)
 
     def close(self) -> None:
         """Give back every pooled connection."""
@@ -361,17 +406,14 @@ class Registry:
             row = connection.execute(select(_models).where(_models.c.uid == uid)).one_or_none()
         return _model(row) if row else None
 
-    def set_stage(self, uid: Digest, stage: ModelStage) -> None:
+    def set_stage(self, uid: Digest, stage: ModelStage, *, reason: str | None = None) -> None:
         """Move a model to `stage`.
 
         Raises:
             StoreError: No model has that digest.
         """
-        _check_choice("stage", stage, get_args(ModelStage))
         with self._transaction() as connection:
-            changed = connection.execute(update(_models).where(_models.c.uid == uid).values(stage=stage)).rowcount
-        if not changed:
-            raise StoreError(f"the registry knows no model {uid}; register it first")
+            _set_stage(connection, uid, stage, reason)
 
     def delete_model(self, model_id: int) -> bool:
         """Forget a model; its files stay. False if there was none.
@@ -386,7 +428,7 @@ class Registry:
             used = connection.execute(select(_aliases.c.alias).where(_aliases.c.model_uid == row.uid)).first()
             if used:
                 raise StoreError(
-                    f"model {model_id} is in the history of alias {used.alias!r} and is kept; retire it instead"
+                    f"model {model_id} is in the history of alias {used.alias!r} and is kept; archive it instead"
                 )
             connection.execute(delete(_models).where(_models.c.id == model_id))
         return True
@@ -446,7 +488,58 @@ class Registry:
             known = connection.execute(select(_models.c.line).where(_models.c.uid == uid)).one_or_none()
             if known is None or known.line != line:
                 raise StoreError(f"line {line!r} has no model {uid}; an alias means a registered model of its own line")
-            return _add_alias(connection, line, alias, uid, set_by, reason, set_at or datetime.now(UTC))
+            return _add_alias(connection, line, alias, uid, set_by, reason, set_at or datetime.now(UTC), "set")
+
+    def move_alias(
+        self,
+        line: str,
+        alias: str,
+        uid: Digest,
+        *,
+        operation: AliasOperation,
+        intent: Digest,
+        set_by: str,
+        reason: str,
+        stages: Mapping[Digest, tuple[ModelStage, str | None]] | None = None,
+        set_at: datetime | None = None,
+    ) -> AliasRow | None:
+        """Make an alias mean a model and move models between stages, in one transaction.
+
+        Args:
+            intent: Hash of the log entry that announced it.
+            stages: Model -> its new stage and why.
+
+        Returns:
+            The new row; None if the alias meant that model already (the stages are set all the same).
+
+        Raises:
+            StoreError: No model of that line has that digest. Nothing was changed.
+        """
+        with self._transaction() as connection:
+            known = connection.execute(select(_models.c.line).where(_models.c.uid == uid)).one_or_none()
+            if known is None or known.line != line:
+                raise StoreError(f"line {line!r} has no model {uid}; an alias means a registered model of its own line")
+            for model, (stage, why) in (stages or {}).items():
+                _set_stage(connection, model, stage, why)
+            history = _alias_rows(connection, line, alias)
+            if history and history[-1].model_uid == uid:
+                return None
+            return _add_alias(
+                connection, line, alias, uid, set_by, reason, set_at or datetime.now(UTC), operation, intent
+            )
+
+    def aliases(self, line: str | None = None) -> tuple[AliasRow, ...]:
+        """What each alias means now, by line and name."""
+        newest = select(func.max(_aliases.c.id)).group_by(_aliases.c.line, _aliases.c.alias)
+        query = select(_aliases).where(_aliases.c.id.in_(newest)).order_by(_aliases.c.line, _aliases.c.alias)
+        if line is not None:
+            query = query.where(_aliases.c.line == line)
+        with self._transaction() as connection:
+            return tuple(AliasRow(**row._mapping) for row in connection.execute(query))
+
+    def alias_meanings(self, line: str, alias: str) -> tuple[Digest, ...]:
+        """The models an alias went through, oldest first, each rollback having taken the last one away again."""
+        return tuple(_meanings(self.alias_history(line, alias)))
 
     def resolve_alias(self, line: str, alias: str) -> ModelRow | None:
         """The model that the alias means now, or None if it was never set."""
@@ -472,7 +565,8 @@ class Registry:
             meanings = _meanings(_alias_rows(connection, line, alias))
             if len(meanings) < 2:
                 raise StoreError(f"alias {alias!r} of line {line!r} never meant another model; nothing to go back to")
-            return _add_alias(connection, line, alias, meanings[-2], set_by, reason, set_at or datetime.now(UTC))
+            moment = set_at or datetime.now(UTC)
+            return _add_alias(connection, line, alias, meanings[-2], set_by, reason, moment, "rollback")
 
     # Approvals
 
@@ -481,11 +575,15 @@ class Registry:
         with self._transaction() as connection:
             connection.execute(insert(_requests).values(vars(request)))
 
-    def approval_requests(self, *, subject: Digest | None = None) -> tuple[ApprovalRequestRow, ...]:
-        """Requests, oldest first; of one subject if given."""
+    def approval_requests(
+        self, *, subject: Digest | None = None, line: str | None = None
+    ) -> tuple[ApprovalRequestRow, ...]:
+        """Requests, oldest first; of one subject or line if given."""
         query = select(_requests).order_by(_requests.c.created_at, _requests.c.request_id)
         if subject is not None:
             query = query.where(_requests.c.subject == subject)
+        if line is not None:
+            query = query.where(_requests.c.line == line)
         with self._transaction() as connection:
             return tuple(ApprovalRequestRow(**row._mapping) for row in connection.execute(query))
 
@@ -531,6 +629,37 @@ class Registry:
         with self._transaction() as connection:
             return tuple(ApprovalRow(**row._mapping) for row in connection.execute(query))
 
+    def add_revocation(
+        self, approval: ApprovalRow, *, reason: str, revoked_at: datetime, record: Mapping[str, Any]
+    ) -> RevocationRow:
+        """Record that a decision was taken back.
+
+        Raises:
+            StoreError: It was taken back before.
+        """
+        values = {
+            "approval_id": approval.id,
+            "request_id": approval.request_id,
+            "reason": reason,
+            "revoked_at": revoked_at,
+            "record": dict(record),
+        }
+        by_approval = select(_revocations).where(_revocations.c.approval_id == approval.id)
+        try:
+            with self._transaction() as connection:
+                connection.execute(insert(_revocations).values(values))
+                return RevocationRow(**connection.execute(by_approval).one()._mapping)
+        except IntegrityError as error:
+            raise StoreError(
+                f"request {approval.request_id}: the decision of {approval.approver} was revoked before"
+            ) from error
+
+    def revocations(self, request_id: str) -> tuple[RevocationRow, ...]:
+        """Decisions on one request that were taken back, oldest first."""
+        query = select(_revocations).where(_revocations.c.request_id == request_id).order_by(_revocations.c.id)
+        with self._transaction() as connection:
+            return tuple(RevocationRow(**row._mapping) for row in connection.execute(query))
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         with _store_errors(self.url), self._engine.begin() as connection:
@@ -550,6 +679,19 @@ def _engine(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _add_missing_columns(engine: Engine) -> None:
+    """Columns that came with a later version are all nullable, so a table takes them as they are."""
+    found = inspect(engine)
+    for table in _metadata.sorted_tables:
+        present = {column["name"] for column in found.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                kind = column.type.compile(engine.dialect)
+                with suppress(OperationalError, ProgrammingError), engine.begin() as connection:
+                    # Another process may add it at the same moment; what is missing then shows at the first query.
+                    connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _size_of(directory: Path) -> int:
@@ -596,16 +738,43 @@ def _meanings(history: tuple[AliasRow, ...]) -> list[Digest]:
     """The models an alias went through, each rollback having taken the last one away again."""
     meanings: list[Digest] = []
     for row in history:
-        if len(meanings) > 1 and meanings[-2] == row.model_uid:
+        if row.operation == "rollback" and row.model_uid in meanings:
+            while meanings[-1] != row.model_uid:
+                meanings.pop()
+        elif row.operation is None and len(meanings) > 1 and meanings[-2] == row.model_uid:  # as version 0 rolled back
             meanings.pop()
         elif not meanings or meanings[-1] != row.model_uid:
             meanings.append(row.model_uid)
     return meanings
 
 
+def _set_stage(connection: Connection, uid: Digest, stage: ModelStage, reason: str | None) -> None:
+    _check_choice("stage", stage, get_args(ModelStage))
+    values = {"stage": stage, "stage_reason": reason}
+    if not connection.execute(update(_models).where(_models.c.uid == uid).values(values)).rowcount:
+        raise StoreError(f"the registry knows no model {uid}; register it first")
+
+
 def _add_alias(
-    connection: Connection, line: str, alias: str, uid: Digest, set_by: str, reason: str, set_at: datetime
+    connection: Connection,
+    line: str,
+    alias: str,
+    uid: Digest,
+    set_by: str,
+    reason: str,
+    set_at: datetime,
+    operation: AliasOperation,
+    intent: Digest | None = None,
 ) -> AliasRow:
-    values = {"line": line, "alias": alias, "model_uid": uid, "set_by": set_by, "reason": reason, "set_at": set_at}
+    values = {
+        "line": line,
+        "alias": alias,
+        "model_uid": uid,
+        "set_by": set_by,
+        "reason": reason,
+        "set_at": set_at,
+        "intent": intent,
+        "operation": operation,
+    }
     connection.execute(insert(_aliases).values(values))
     return _alias_rows(connection, line, alias)[-1]

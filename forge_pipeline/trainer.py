@@ -21,8 +21,8 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport
     from forge_pipeline.models import ModelDirectory, PreviousStage
     from forge_pipeline.synthetic import SyntheticDataset
-    from forge_pipeline.training import FineTune
+    from forge_pipeline.training import FineTune, ResourceUsage
 
 _RUN = re.compile(r"run-(\d{4,})")
 _CODE = f"forge-pipeline {__version__}"
@@ -60,7 +60,7 @@ class TrainResult:
         reverted: A gate failed and `evaluation.auto_revert` moved the model to quarantine.
         error: What stopped the run, or which gates failed.
         benchmark_passed, safety_passed: None when the gate was not evaluated.
-        resource_usage: `training.ResourceUsage` as a dict.
+        resource_usage: `training.ResourceUsage` as a dict; over all stages of a chain that this run trained.
         safety_categories: Category -> unsafe answers; where the recipe tracks categories.
         safety_severity: Severity -> unsafe answers.
         estimated_cost_usd: Hours times `training.gpu_cost_per_hour`, in the currency of that price.
@@ -183,7 +183,9 @@ class _Run:
         self._config, self._dir, self._log, self._progress = config, run_dir, log, progress
         self._resumed, self._part = resumed, part
         self._gates: list[GateDecision] = []
+        self._usages: list[ResourceUsage] = []
         self._records: list[dict[str, Any]] = []
+        self._fixed_policy: Mapping[str, Any] | None = None
 
     def run(self, checkpoint: str | None) -> TrainResult:
         config = self._config
@@ -194,13 +196,14 @@ class _Run:
             policy_digest=policy_digest(config),
         )
         self._check_base_model()
+        self._fix_safety_policy()
         try:
             previous = self._earlier_stages()
             raw = self._clean(self._ingest(self._synthesize()))
             audit = self._audit(raw)
             check_gates("training", audit.gates, subject=raw.digest)
         except GateFailedError as error:
-            return self._result(success=False, error=str(error))
+            return self._result(success=False, error=str(error), **_spent(self._usages))
         tokenized = self._tokenize(raw)
         tuned = self._fine_tune(raw, tokenized, checkpoint or self._checkpoint(), previous)
         candidate = self._candidate(tuned, previous)
@@ -228,6 +231,7 @@ class _Run:
                 previous = part.hand_on(previous)
             finally:
                 self._gates += part._gates
+                self._usages += part._usages
                 self._records += part._records
             self._log.log_event("pipeline.stage_completed", stage=stage.name, subject=previous.model.digest)
         return previous
@@ -237,6 +241,7 @@ class _Run:
         from forge_pipeline.models import go_on_from
 
         assert self._part is not None
+        self._fix_safety_policy()
         raw = self._clean(self._ingest(None))
         audit = self._audit(raw)
         check_gates("training", audit.gates, subject=raw.digest)
@@ -265,7 +270,7 @@ class _Run:
             return None
         shutil.copytree(found, self._dir / self._model_name)
         taken = ModelDirectory.open(self._dir / self._model_name)
-        name = "merged_model" if self._config.merges_adapter else "fine_tuned_model"
+        name = "merged_model" if self._config.delivers_merged else "fine_tuned_model"
         self._materialized(name, taken, {"raw_dataset": raw, "tokenized_dataset": tokenized})
         self._log.log_event("pipeline.stage_reused", stage=self._part, subject=taken.digest)
         return taken
@@ -276,6 +281,23 @@ class _Run:
 
         found = newest_checkpoint(self._resumed / "checkpoints") if self._resumed else None
         return str(found.path) if found else None
+
+    def _fix_safety_policy(self) -> None:
+        """Put the terms of the safety gate on record before anything is trained."""
+        safety = self._config.evaluation.safety
+        if safety is None or not safety.enabled:
+            return
+        from forge_pipeline.evaluation import safety_policy
+
+        policy = safety_policy(self._config)
+        if policy is not None:
+            self._fixed_policy = report_to_json(policy)
+            self._log.log_event(
+                "safety.policy_fixed",
+                config_digest=config_digest(self._config),
+                safety_policy_digest=policy.digest,
+                policy=self._fixed_policy,
+            )
 
     def _check_base_model(self) -> None:
         """First of all, because everything before training takes minutes on a large dataset."""
@@ -378,7 +400,7 @@ class _Run:
             config,
             tokenized,
             raw.digest,
-            self._dir / ("adapter" if self._config.merges_adapter else self._model_name),
+            self._dir / ("adapter" if self._config.delivers_merged else self._model_name),
             progress=self._progress,
             work_dir=self._dir / "checkpoints",
             resume_from_checkpoint=checkpoint,
@@ -387,6 +409,7 @@ class _Run:
             run_id="-".join(filter(None, [self._log.run_id, self._part])),
             logs_dir=(self._dir.parents[2] if self._part else self._dir.parent) / "logs",
         )
+        self._usages.append(tuned.usage)
         write_report(self._dir / "resource_usage.json", tuned.usage)
         write_file(self._dir / "training_environment.json", canonical_json(tuned.environment))
         self._materialized("fine_tuned_model", tuned.model, {"raw_dataset": raw, "tokenized_dataset": tokenized})
@@ -402,28 +425,30 @@ class _Run:
 
     def _candidate(self, tuned: "FineTune", previous: "PreviousStage | None") -> "ModelDirectory":
         """What the gates judge is exactly what is delivered: the merged model where the recipe asks for one."""
-        if not self._config.merges_adapter:
+        if not self._config.delivers_merged:
             return tuned.model
-        from forge_pipeline.models import merge
+        from forge_pipeline.models import deliver, find_released
 
         base = previous.base if previous else None
-        merged = merge(self._config, tuned.model, self._dir / self._model_name, base=base)
+        destination = self._dir / self._model_name
+        merged = deliver(self._config, tuned.model, destination, base=base, find_line=find_released())
         self._materialized("merged_model", merged, {"fine_tuned_model": tuned.model})
         return merged
 
     def _evaluate(self, model: "ModelDirectory", raw: "RawDataset") -> "_Evaluations":
-        from forge_pipeline import evaluation
+        from forge_pipeline import dataset_audit, evaluation
         from forge_pipeline.training import loss_gate
 
         config, section = self._config, self._config.evaluation
         self._decided("fine_tuned_model", loss_gate(config, model))
         done = _Evaluations()
         if section.benchmark and section.benchmark.enabled:
-            done.benchmark = evaluation.benchmark(config, model, raw, progress=self._progress)
+            find_seen = dataset_audit.seen_items(config, raw)
+            done.benchmark = evaluation.benchmark(config, model, raw, find_seen=find_seen, progress=self._progress)
             self._report("benchmark_report", done.benchmark, {"fine_tuned_model": model, "raw_dataset": raw})
             self._decided("benchmark_report", done.benchmark.gates)
         if section.safety and section.safety.enabled:
-            done.safety = evaluation.safety(config, model, progress=self._progress)
+            done.safety = evaluation.safety(config, model, fixed_policy=self._fixed_policy, progress=self._progress)
             self._report("safety_report", done.safety, {"fine_tuned_model": model})
             self._decided("safety_report", done.safety.gates)
         if section.llm_judge and section.llm_judge.enabled:
@@ -454,6 +479,7 @@ class _Run:
             model=model,
             benchmark=evaluations.benchmark,
             safety=evaluations.safety,
+            judge=evaluations.judge,
             gguf=None,
             audit_log_path=None,
             anchor=None,
@@ -489,8 +515,7 @@ class _Run:
             metrics=tuned.report.metrics | numbers | {name: loss for name, loss in losses.items() if loss is not None},
             final_model_path=None if path is None or waits else str(path),
             reverted=reverted,
-            resource_usage=asdict(tuned.usage),
-            estimated_cost_usd=tuned.usage.estimated_cost,
+            **_spent(self._usages),
             staging_path=str(path) if waits else None,
             awaiting_approval=waits,
             **evaluations.fields(),
@@ -584,6 +609,25 @@ class _Evaluations:
             values["judge_score"] = self.judge.mean_score
             values["judge_details"] = dict(report_to_json(self.judge))
         return values
+
+
+def _spent(usages: Sequence["ResourceUsage"]) -> dict[str, Any]:
+    """What the fine-tunes of this run took together, as the fields of a `TrainResult`; empty if nothing was trained.
+
+    A sum of which one part was not measured is unknown, and so is a rate over several stages.
+    """
+    if not usages:
+        return {}
+
+    def total(name: str, of: Callable[[list[Any]], Any] = sum) -> Any:
+        values = [getattr(each, name) for each in usages]
+        return None if None in values else of(values)
+
+    summed = ("duration_seconds", "cpu_seconds", "gpu_seconds", "energy_kwh", "estimated_cost")
+    whole = replace(usages[-1], **{name: total(name) for name in summed})
+    if len(usages) > 1:
+        whole = replace(whole, peak_memory_bytes=total("peak_memory_bytes", max), tokens_per_second=None)
+    return {"resource_usage": asdict(whole), "estimated_cost_usd": whole.estimated_cost}
 
 
 def _now() -> str:

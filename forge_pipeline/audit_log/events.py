@@ -159,6 +159,13 @@ _ROWS: tuple[EventType, ...] = (
         "The benchmark ran.",
     ),
     EventType(
+        "safety.policy_fixed",
+        {"config_digest": "digest", "safety_policy_digest": "digest", "policy": "object"},
+        "recipe",
+        "9(8)",
+        "The terms of the safety gate before training: digests of probes and labels, decoding, scorer, every bound.",
+    ),
+    EventType(
         "safety.evaluation_completed",
         {"passed": "boolean"},
         "safety_report",
@@ -184,6 +191,55 @@ _ROWS: tuple[EventType, ...] = (
         "model.released", {"subject": "digest"}, "released_model", "17(1)(d), 18(1)", "These bytes were released."
     ),
     EventType(
+        "release.started",
+        {"subject": "digest", "alias": "string"},
+        "released_model",
+        "17(1)(d)",
+        "A release of these bytes is about to be made; model.released or release.abandoned names this entry.",
+    ),
+    EventType(
+        "release.abandoned",
+        {"subject": "digest", "alias": "string", "intent": "digest"},
+        "recovery",
+        "17(1)(d), 15(4)",
+        "A release that was begun did not happen.",
+    ),
+    EventType(
+        "alias.started",
+        {"line": "string", "alias": "string", "subject": "digest", "operation": "string", "reason": "string"},
+        "registry",
+        "17(1)(d)",
+        "An alias is about to be set or rolled back; alias.moved or alias.abandoned names this entry.",
+    ),
+    EventType(
+        "alias.moved",
+        {"line": "string", "alias": "string", "subject": "digest", "operation": "string", "intent": "digest"},
+        "registry",
+        "17(1)(d), 18(1)",
+        "An alias means another model from now on.",
+    ),
+    EventType(
+        "alias.abandoned",
+        {"line": "string", "alias": "string", "subject": "digest", "intent": "digest"},
+        "recovery",
+        "17(1)(d), 15(4)",
+        "A change of an alias that was begun did not happen.",
+    ),
+    EventType(
+        "model.quarantined",
+        {"subject": "digest", "reason": "string"},
+        "registry",
+        "15(1), 20(1)",
+        "A model failed; its files stay and no alias is moved to it.",
+    ),
+    EventType(
+        "model.archived",
+        {"subject": "digest", "reason": "string"},
+        "registry",
+        "17(1)(d), 18(1)",
+        "A model is to be used no more; its files and its evidence stay.",
+    ),
+    EventType(
         "release.refused",
         {"subject": "digest", "reason": "string"},
         "released_model",
@@ -202,6 +258,20 @@ _ROWS: tuple[EventType, ...] = (
     ),
     EventType(
         "human_approval.rejected", {"subject": "digest"}, "approvals", "17(1)(m), Annex IV 2(g)", "A person rejected."
+    ),
+    EventType(
+        "human_approval.revoked",
+        {"subject": "digest", "revocation": "object"},
+        "approvals",
+        "17(1)(m), Annex IV 2(g)",
+        "A person took their own decision back.",
+    ),
+    EventType(
+        "human_approval.expired",
+        {"subject": "digest", "request_id": "string"},
+        "approvals",
+        "17(1)(m)",
+        "The time to decide about a request ran out, and with it every decision about it.",
     ),
     EventType("pipeline.started", {}, "trainer", "12(1)", "A run of the pipeline began."),
     EventType(

@@ -9,13 +9,17 @@ from forge_pipeline.annex_iv.evidence import AnchorRecord
 from forge_pipeline.annex_iv.manifest import MANIFEST_NAME
 from forge_pipeline.audit_log import Anchor, AuditLogger, verify_audit_log
 from forge_pipeline.config import ForgeConfig, config_digest
-from forge_pipeline.errors import GateFailedError, IntegrityError
+from forge_pipeline.errors import AwaitingApprovalError, GateFailedError, IntegrityError
 from forge_pipeline.export import GgufModel
 from forge_pipeline.gates import GateDecision, Verdict, check_gates
 from forge_pipeline.integrity import Digest, DirectoryArtifact, Manifest
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.registry import ModelRow, Registry
-from forge_pipeline.release.approvals import Approval, check_approvals, operator_of, utc_text
+from forge_pipeline.release.approvals import check_approvals
+from forge_pipeline.release.decisions import Approval
+from forge_pipeline.release.journal import announce, changing, complete, log_stage
+from forge_pipeline.release.recovery import recover_locked
+from forge_pipeline.release.requests import utc_text
 
 DEFAULT_ALIAS = "released"
 
@@ -69,8 +73,10 @@ def promote(
     (3) Every gate that guards the release, of `decisions` and of the bundle, passed for exactly the bytes
         released; gates that the recipe asks for are among them.
     (4) Enough distinct people approved this request; nobody rejected it. If not, it is recorded as waiting.
-    (5) The intent is logged, the registry changed, the release logged. A crash in between shows in the log,
-        and promoting again finishes it.
+    (5) The intent is logged, the registry changed in one transaction, the release logged. A crash in between is
+        finished or taken back by `recover`, which runs before (4).
+
+    From (4) on nobody else decides, releases or moves an alias of the line.
 
     Args:
         decisions: The gates' decisions as the reports hold them; those in the bundle count as well.
@@ -99,11 +105,17 @@ def promote(
         evidence = _check_bundle(config, model, bundle, gguf, log)  # (2)
         gates = _all_gates(evidence, decisions)
         _check_release_gates(config, model, evidence, gates)  # (3)
-        approvals = check_approvals(config, model, bundle, registry, log, approver_keys, moment)  # (4)
+        with changing(log):
+            recover_locked(registry, log)
+            approvals = check_approvals(config, model, bundle, gates, registry, log, approver_keys, moment)  # (4)
+            return _release(config, row, bundle, registry, log, alias, gates, approvals, moment)  # (5)
+    except AwaitingApprovalError:
+        if row.stage == "candidate":
+            registry.set_stage(row.uid, "staging", reason="waits for people")
+        raise
     except (GateFailedError, IntegrityError) as error:
         _refuse(error, row, bundle, registry, log, decisions)
         raise
-    return _release(config, row, bundle, registry, log, alias, gates, approvals, moment)  # (5)
 
 
 def _refuse(
@@ -115,12 +127,15 @@ def _refuse(
     decisions: Sequence[GateDecision],
 ) -> None:
     """Record a refusal. A log that cannot take it (perhaps the reason for it) must not hide why."""
+    current = registry.find_model(row.uid)
+    waits = current is not None and current.stage in ("candidate", "staging")
     try:
+        if waits and any(each.verdict is Verdict.FAILED and each.subject == row.uid for each in decisions):
+            with changing(log):
+                log_stage(registry, log, row.uid, "quarantined", str(error))
         log.log_event("release.refused", subject=row.uid, bundle=bundle.digest, reason=str(error))
     except OSError as unlogged:
         error.add_note(f"the refusal could not be logged: {unlogged}")
-    if row.stage == "candidate" and any(each.verdict is Verdict.FAILED for each in decisions):
-        registry.set_stage(row.uid, "quarantined")
 
 
 def required_gates(config: ForgeConfig) -> tuple[str, ...]:
@@ -136,6 +151,8 @@ def required_gates(config: ForgeConfig) -> tuple[str, ...]:
         names.append("benchmark")
     if evaluation.safety and evaluation.safety.enabled:
         names.append("safety")
+    if evaluation.llm_judge and evaluation.llm_judge.enabled:
+        names.append("judge")
     return tuple(names)
 
 
@@ -210,23 +227,29 @@ def _release(
     moment: datetime,
 ) -> ReleaseRecord:
     manifest_hash = Digest(bundle.manifest["manifest_hash"])
-    about = {"subject": row.uid, "bundle": bundle.digest, "manifest_hash": manifest_hash, "alias": alias}
-    started = log.append("release.started", about)
-    operator = operator_of(log, started.seq)
+    about = {
+        "line": config.name,
+        "subject": row.uid,
+        "bundle": bundle.digest,
+        "manifest_hash": manifest_hash,
+        "alias": alias,
+        "model_id": row.id,
+        "approvers": [each.approver for each in approvals],
+    }
     current = registry.resolve_alias(config.name, alias)
-    registry.set_stage(row.uid, "released")
-    if current is None or current.uid != row.uid:
-        registry.set_alias(
-            config.name,
-            alias,
-            row.uid,
-            set_by=operator,
-            reason=f"release of bundle {bundle.digest}",
-            set_at=moment,
-        )
-    people = [each.approver for each in approvals]
-    receipt = log.append("model.released", {**about, "model_id": row.id, "approvers": people})
-    anchor = receipt.anchor
+    intent = announce(log, "release.started", about)
+    registry.move_alias(
+        config.name,
+        alias,
+        row.uid,
+        operation="release",
+        intent=intent.hash,
+        set_by=intent.operator,
+        reason=f"release of bundle {bundle.digest}",
+        stages={row.uid: ("released", None)},
+        set_at=moment,
+    )
+    anchor = complete(log, intent).anchor
     return ReleaseRecord(
         line=config.name,
         alias=alias,
@@ -238,7 +261,7 @@ def _release(
         gates=gates,
         approvals=approvals,
         released_at=utc_text(moment),
-        released_by=operator,
+        released_by=intent.operator,
         previous=current.uid if current is not None and current.uid != row.uid else None,
         anchor=AnchorRecord(anchor.log_id, anchor.size, str(anchor.root)),
     )

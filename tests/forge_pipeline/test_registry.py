@@ -103,10 +103,10 @@ def test_rolling_back_twice_goes_two_models_back(registry: Registry) -> None:
 def test_a_model_that_an_alias_meant_is_kept(registry: Registry) -> None:
     row = register(registry)
     registry.set_alias("support_bot", "production", row.uid, set_by="ci", reason="release")
-    with pytest.raises(StoreError, match="retire it"):
+    with pytest.raises(StoreError, match="archive it"):
         registry.delete_model(row.id)
-    registry.set_stage(row.uid, "retired")
-    assert registry.list_models(stage="retired")[0].uid == row.uid
+    registry.set_stage(row.uid, "archived")
+    assert registry.list_models(stage="archived")[0].uid == row.uid
 
 
 def approval_request(**changes: Any) -> ApprovalRequestRow:

@@ -1,23 +1,17 @@
 """Promotion fails closed: on gates, bytes, bundles, logs and approvals alike."""
 
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from forge_pipeline.annex_iv import AnnexIvBundle, BundleInputs, bundle
-from forge_pipeline.annex_iv.example import example_inputs
-from forge_pipeline.audit_log import AuditLogger, AuditSettings, read_entries, verify_audit_log
-from forge_pipeline.audit_log.keys import public_key_fingerprint
-from forge_pipeline.config import ForgeConfig, config_digest
+from forge_pipeline.annex_iv import bundle
+from forge_pipeline.audit_log import AuditLogger, AuditSettings, verify_audit_log
 from forge_pipeline.config.evaluation import BenchmarkSection, EvaluationSection
-from forge_pipeline.config.operation import ReleaseSection
 from forge_pipeline.errors import (
     AwaitingApprovalError,
     ConfigError,
@@ -28,117 +22,17 @@ from forge_pipeline.errors import (
 )
 from forge_pipeline.gates import GateDecision
 from forge_pipeline.integrity import Digest, read_report, write_report
-from forge_pipeline.registry import Registry
 from forge_pipeline.release import (
     Approval,
     ReleaseRecord,
     all_approvals,
     approve,
     pending_approvals,
-    promote,
     read_approval,
     reject,
     required_gates,
 )
-
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-WHY = "Looked at the bundle and the samples."
-
-
-@dataclass
-class Line:
-    """One model line up to its bundle, in a folder of its own."""
-
-    inputs: BundleInputs
-    config: ForgeConfig
-    bundle: AnnexIvBundle
-    registry: Registry
-    log: AuditLogger
-
-    def promote(self, **changes: Any) -> ReleaseRecord:
-        arguments: dict[str, Any] = {
-            "model": self.inputs.model,
-            "decisions": (),
-            "bundle": self.bundle,
-            "registry": self.registry,
-            "log": self.log,
-            "at": NOW,
-        }
-        return promote(changes.pop("config", self.config), **{**arguments, **changes})
-
-    @property
-    def subject(self) -> Digest:
-        return self.inputs.model.digest
-
-    def ask(self) -> str:
-        """Ask for approval; returns the request's id."""
-        with pytest.raises(AwaitingApprovalError):
-            self.promote()
-        return self.registry.approval_requests(subject=self.subject)[-1].request_id
-
-    def events(self) -> list[str]:
-        return [entry.event for entry in read_entries(self.log.log_path)]
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> BundleInputs:
-    return example_inputs(tmp_path_factory.mktemp("release") / "example")
-
-
-@pytest.fixture(scope="module")
-def bundled(template: BundleInputs, tmp_path_factory: pytest.TempPathFactory) -> Callable[[ForgeConfig], Path]:
-    """A folder with the log, the model and their bundle for a recipe, made once; tests take copies."""
-    made: dict[Digest, Path] = {}
-
-    def make(config: ForgeConfig) -> Path:
-        if (digest := config_digest(config)) not in made:
-            assert template.audit_log_path is not None
-            folder = tmp_path_factory.mktemp("bundled")
-            shutil.copytree(template.audit_log_path.parent, folder / "log")
-            shutil.copytree(template.model.path, folder / "model")
-            bundle(_inputs_of(template, config, folder, _logger(folder)), folder / "bundle")
-            made[digest] = folder
-        return made[digest]
-
-    return make
-
-
-def _logger(folder: Path) -> AuditLogger:
-    return AuditLogger.with_settings(folder / "log", AuditSettings("ci"), run_id="run-release")
-
-
-def _inputs_of(template: BundleInputs, config: ForgeConfig, folder: Path, log: AuditLogger) -> BundleInputs:
-    model = type(template.model).open(folder / "model")
-    return replace(template, config=config, model=model, audit_log_path=log.log_path, anchor=log.anchor())
-
-
-@pytest.fixture
-def make_line(template: BundleInputs, bundled: Callable[[ForgeConfig], Path], tmp_path: Path) -> Callable[..., Line]:
-    def make(**sections: Any) -> Line:
-        config = template.config.model_copy(update=sections)
-        shutil.copytree(bundled(config), tmp_path, dirs_exist_ok=True)
-        log = _logger(tmp_path)
-        inputs = _inputs_of(template, config, tmp_path, log)
-        registry = Registry(f"sqlite:///{tmp_path}/registry.sqlite")
-        return Line(inputs, config, AnnexIvBundle.open(tmp_path / "bundle"), registry, log)
-
-    return make
-
-
-@pytest.fixture
-def line(make_line: Callable[..., Line]) -> Line:
-    """A line whose recipe asks for two approvals."""
-    return make_line(release=ReleaseSection(approvals=2))
-
-
-def key_file(folder: Path, name: str) -> tuple[Path, Digest]:
-    private = Ed25519PrivateKey.generate()
-    path = folder / f"{name}.pem"
-    pem = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(pem)
-    return path, public_key_fingerprint(private.public_key())
+from tests.forge_pipeline.release.lines import NOW, WHY, Line, key_file
 
 
 def test_without_approvals_a_model_with_passed_gates_is_released(
