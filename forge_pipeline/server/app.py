@@ -8,6 +8,7 @@ control      TrainingControl    start, stop, status
 catalog      Catalog            models and datasets as the contract shows them
 playground   Playground         loaded models
 audience     Audience           WebSocket clients
+job_reader   JobReader          jobs as the contract shows them
 """
 
 import asyncio
@@ -27,11 +28,12 @@ from forge_pipeline.registry import Registry
 from forge_pipeline.server import errors
 from forge_pipeline.server.catalog import Catalog
 from forge_pipeline.server.control import TrainingControl
+from forge_pipeline.server.job_reader import JobReader
 from forge_pipeline.server.jobs import JobTable
 from forge_pipeline.server.launchers import DagsterRunLauncher, RunLauncher
 from forge_pipeline.server.playground import Playground
 from forge_pipeline.server.progress import Audience
-from forge_pipeline.server.routes import datasets, models, playground, system, training
+from forge_pipeline.server.routes import approvals, datasets, jobs, models, playground, system, training
 from forge_pipeline.server.schemas import ErrorBody
 from forge_pipeline.server.security import Guard
 from forge_pipeline.server.settings import ServerSettings
@@ -84,7 +86,7 @@ def create_app(settings: ServerSettings, launcher: RunLauncher | None = None) ->
             CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["*"], allow_headers=["*"]
         )
     app.add_middleware(Guard, settings=settings)
-    for module in (system, training, models, datasets, playground):
+    for module in (system, training, jobs, models, datasets, playground, approvals):
         app.include_router(module.router)
     app.add_api_route("/", _page, include_in_schema=False)
     _without_422(app)
@@ -111,12 +113,14 @@ def _lifespan(settings: ServerSettings, launcher: RunLauncher, supervisor: Dagst
             state.control = TrainingControl(settings, state.jobs, launcher, runs_end_with_server=supervisor is not None)
             state.catalog = Catalog(settings, state.registry, state.jobs)
             state.playground, state.audience = Playground(settings), Audience()
+            state.job_reader = JobReader(settings, state.jobs, state.registry, launcher)
             if supervisor:
                 supervisor.start()
             state.launcher_state = "not asked yet"
             watchers = [
                 asyncio.create_task(_watch(state.control, state.audience)),
                 asyncio.create_task(_watch_launcher(app, launcher)),
+                asyncio.create_task(_watch_queue(state.control)),
             ]
             try:
                 yield
@@ -144,6 +148,16 @@ async def _watch(control: TrainingControl, audience: Audience) -> None:
                 told = message
         except Exception:  # one failed look must not blind every client for good
             _log.exception("the active job could not be brought up to date")
+        await asyncio.sleep(_WATCH_EVERY)
+
+
+async def _watch_queue(control: TrainingControl) -> None:
+    """Launch what waits, one after the other. A launch takes its time, so it has a watcher of its own."""
+    while True:
+        try:
+            await asyncio.to_thread(control.dispatch)
+        except Exception:  # one failed launch must not hold up the queue for good
+            _log.exception("the queue could not be worked on")
         await asyncio.sleep(_WATCH_EVERY)
 
 

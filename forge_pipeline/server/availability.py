@@ -3,6 +3,7 @@
 Nothing that cannot run is accepted and left to fail later.
 """
 
+import os
 import platform
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,22 +13,19 @@ from forge_pipeline.server.errors import RequestError
 from forge_pipeline.server.schemas import Availability, Offer, StartTraining
 
 PROVIDERS = ("huggingface", "unsloth")
-STRATEGIES = ("sft", "qlora", "rlhf", "dpo", "kto", "orpo", "simpo", "grpo")
+STRATEGIES = ("sft", "qlora", "rlhf", "dpo", "kto", "orpo", "simpo", "grpo", "reward", "pretraining")
 TASKS = ("text-generation", "summarization", "extractive-question-answering")
 
-_UNSLOTH = (
-    "provider 'unsloth' cannot run here: it needs an NVIDIA, AMD or Intel GPU and `pip install unsloth`, and this "
-    "version trains with transformers only. Send provider 'huggingface'"
+_UNSLOTH = "provider 'unsloth' cannot run here: {}. Send provider 'huggingface'"
+_UNSLOTH_DEVICE = "it needs an NVIDIA GPU, and an environment of its own with `pip install unsloth`"
+_UNSLOTH_PYTHON = (
+    "it runs in an environment of its own; make one (python -m venv DIR && DIR/bin/pip install unsloth) and start the "
+    "server with FORGE_UNSLOTH_PYTHON=DIR/bin/python"
 )
-_NOT_YET = {
-    "rlhf": "strategy 'rlhf' (a reward model, then online policy optimisation against it) is not runnable in this "
-    "version; for preference pairs send 'dpo', 'orpo' or 'simpo'",
-    "summarization": "task 'summarization' is not runnable in this version; send 'text-generation'",
-    "extractive-question-answering": "task 'extractive-question-answering' is not runnable in this version; "
-    "send 'text-generation'",
-}
-_BITSANDBYTES = "quantization to 4 bits needs bitsandbytes and a CUDA device: pip install bitsandbytes"
+_BITSANDBYTES = "quantization to 4 bits needs bitsandbytes: pip install 'forge-pipeline[qlora]'"
+_NOT_ON_MPS = "quantization to 4 bits is not done on Apple GPUs by this version"
 _TRAINERS = "training needs torch, transformers, trl and peft: pip install 'forge-pipeline[train]'"
+_ROUGE = "task 'summarization' is measured with rouge-score: pip install 'forge-pipeline[train]'"
 
 
 def accelerator() -> str:
@@ -43,26 +41,32 @@ def installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
-def availability() -> Availability:
-    """Every provider, strategy and task that the contract lists, each with its answer for this host."""
+def availability(unsloth_python: Path | None = None) -> Availability:
+    """Every provider, strategy and task that is offered, each with its answer for this host.
+
+    Args:
+        unsloth_python: The interpreter of Unsloth's own environment, as the server's settings name it.
+    """
     trains = None if all(map(installed, ("torch", "transformers", "trl", "peft"))) else _TRAINERS
-    strategies = {name: _NOT_YET.get(name) or trains for name in STRATEGIES}
-    strategies["qlora"] = strategies["qlora"] or _no_4bit()
+    strategies: dict[str, str | None] = dict.fromkeys(STRATEGIES, trains)
+    strategies["qlora"] = trains or _no_4bit()
+    tasks: dict[str, str | None] = dict.fromkeys(TASKS, trains)
+    tasks["summarization"] = trains or (None if installed("rouge_score") else _ROUGE)
     return Availability(
-        providers={"huggingface": _offer(trains), "unsloth": _offer(_UNSLOTH)},
+        providers={"huggingface": _offer(trains), "unsloth": _offer(_no_unsloth(unsloth_python))},
         strategies={name: _offer(reason) for name, reason in strategies.items()},
-        tasks={name: _offer(_NOT_YET.get(name) or trains) for name in TASKS},
+        tasks={name: _offer(reason) for name, reason in tasks.items()},
     )
 
 
-def check_runnable(start: StartTraining) -> None:
+def check_runnable(start: StartTraining, unsloth_python: Path | None = None) -> None:
     """Refuse what this host or version cannot train.
 
     Raises:
         RequestError: Names the field, what is missing and what to send or install.
         OptionalDependencyError: An extra is not installed.
     """
-    offers = availability()
+    offers = availability(unsloth_python)
     for table, choice in (
         (offers.providers, start.provider),
         (offers.strategies, start.strategy),
@@ -86,7 +90,17 @@ def check_runnable(start: StartTraining) -> None:
 
 
 def _no_4bit() -> str | None:
-    return None if installed("bitsandbytes") and accelerator() == "cuda" else _BITSANDBYTES
+    if accelerator() == "mps":
+        return _NOT_ON_MPS
+    return None if installed("bitsandbytes") else _BITSANDBYTES
+
+
+def _no_unsloth(python: Path | None) -> str | None:
+    if accelerator() != "cuda":
+        return _UNSLOTH.format(_UNSLOTH_DEVICE)
+    if python is None or not os.access(python.expanduser(), os.X_OK) or not python.expanduser().is_file():
+        return _UNSLOTH.format(_UNSLOTH_PYTHON)
+    return None
 
 
 def _offer(reason: str | None) -> Offer:

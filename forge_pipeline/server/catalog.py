@@ -28,6 +28,13 @@ from forge_pipeline.server.schemas import (
 from forge_pipeline.server.settings import ServerSettings
 
 _MAX_ID = 2**63 - 1
+_LANGUAGE, _ANSWERING = ("sft", "pretraining"), "extractive-question-answering"
+# What the contract calls a metric -> what the registry may call it.
+_SCORES: dict[str, tuple[str, ...]] = {
+    **{name: (f"eval_{name}",) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1")},
+    "reward_accuracy": ("reward_accuracy", "eval_accuracy", "eval_rewards/accuracies"),
+    "mean_reward": ("reward",),
+}
 
 
 class Catalog:
@@ -50,7 +57,7 @@ class Catalog:
         request = job.request if job else {}
         params = row.training_params
         return ModelDetails(
-            **_summary(row, job).model_dump(),
+            **dict(_summary(row, job)),
             provider=request.get("provider", row.provider),
             strategy=request.get("strategy", row.strategy),
             training_params=TrainingParams(
@@ -58,7 +65,6 @@ class Catalog:
                 batch_size=request.get("per_device_train_batch_size", params.get("batch_size")),
                 learning_rate=request.get("learning_rate", params.get("learning_rate")),
             ),
-            metrics=_metrics(row, job),
             job_id=row.job_id,
         )
 
@@ -130,16 +136,16 @@ def _shown(job: Job | None) -> bool:
 
 
 def _summary(row: ModelRow, job: Job | None) -> ModelSummary:
-    # The recipe holds the model's resolved path; the job holds what was asked for.
-    base_model, task = (job.request["model_name"], job.request["task"]) if job else (row.base_model, row.task)
     return ModelSummary(
         id=row.id,
         uid=str(row.uid),
         name=_name(job) if job else row.name,
-        base_model=base_model,
-        task=task,
+        # The recipe holds the model's resolved path; the job holds what was asked for.
+        base_model=job.request["model_name"] if job else row.base_model,
+        task=row.task,
         created_at=_time(row.created_at),
         size_mb=_megabytes(row.size_bytes),
+        metrics=_metrics(row, job),
     )
 
 
@@ -152,11 +158,16 @@ def _name(job: Job) -> str:
 def _metrics(row: ModelRow, job: Job | None) -> ModelMetrics:
     known = (row.metrics.get(name) for name in ("eval_loss", "train_loss", "loss"))
     final_loss = next((loss for loss in known if loss is not None), job.loss if job else None)
-    # Only the loss of plain fine-tuning is a cross-entropy; exp() of a preference or policy loss means nothing.
-    means_perplexity = final_loss is not None and row.strategy == "sft" and final_loss < 700
-    return ModelMetrics(
-        final_loss=final_loss, perplexity=math.exp(final_loss) if means_perplexity and final_loss is not None else None
-    )
+    perplexity = None
+    # The mean over tokens of a cross-entropy; exp() of another loss means nothing.
+    if final_loss is not None and final_loss < 700 and row.strategy in _LANGUAGE and row.task != _ANSWERING:
+        perplexity = math.exp(final_loss)
+    found = {shown: _first(row, names) for shown, names in _SCORES.items()}
+    return ModelMetrics(final_loss=final_loss, perplexity=perplexity, **found)
+
+
+def _first(row: ModelRow, names: tuple[str, ...]) -> float | None:
+    return next((row.metrics[name] for name in names if row.metrics.get(name) is not None), None)
 
 
 def _dataset(row: DatasetRow) -> DatasetSummary:

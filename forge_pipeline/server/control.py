@@ -1,9 +1,11 @@
-"""One training at a time: start it, watch its run, end it.
+"""One training at a time: start it or queue it, watch its run, end it.
 
-`start` refuses everything it can know to be wrong before a job exists. `refresh` is
-called by one watcher about twice a second; it is the only place that maps a run's
-state to a job's. `status` reads the job table and the progress file only, so it answers
-while Dagster is down.
+`start` and `enqueue` refuse everything they can know to be wrong before a job exists.
+`refresh` is called by one watcher about twice a second; it is the only place that maps a
+run's state to a job's. `dispatch` is called as often by another; it gives the slot to the
+job that waits first, once the end of the one before has been seen and Dagster is ready.
+`status` reads the job table and the progress file only, so it answers while Dagster is
+down.
 """
 
 import logging
@@ -11,10 +13,12 @@ import threading
 import time
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from forge_pipeline.errors import DataError, ForgeError
 from forge_pipeline.integrity import atomic
 from forge_pipeline.server import availability, places, recipes, row_schemas
-from forge_pipeline.server.errors import ConflictError, UnavailableError
+from forge_pipeline.server.errors import ConflictError, NotFoundError, RequestError, UnavailableError
 from forge_pipeline.server.jobs import Job, JobTable, new_job_id
 from forge_pipeline.server.launchers import LaunchError, RunLauncher, RunState
 from forge_pipeline.server.progress import Figures, ProgressTail, epoch_of, training_status
@@ -53,6 +57,9 @@ class TrainingControl:
         self._runs_end_with_server = runs_end_with_server
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
+        self._dispatching = threading.Lock()
+        self._settled = False  # whether the last look found no active job, so that everybody was told how it ended
+        self._closing = False
         self._tail: tuple[str, ProgressTail] | None = None
         self._asked_at = 0.0
 
@@ -64,15 +71,10 @@ class TrainingControl:
             ConflictError: A job holds the slot.
             UnavailableError, LaunchError: The run could not be started; the job is failed.
         """
-        availability.check_runnable(start)
-        base_model = places.base_model(self._settings, start.model_name)
-        dataset = places.dataset_file(self._settings, start.dataset)
-        recipes.check_placeable(start, _check_rows(dataset, start))
-        job_id = new_job_id()
-        recipe = recipes.build_recipe(start, job_id=job_id, base_model=base_model, dataset=dataset)
+        job_id, recipe = self._recipe(start)
         self._jobs.claim(job_id, start.model_dump(mode="json"))
         try:
-            atomic.write_file(self._settings.recipes_dir / f"{job_id}.yaml", recipes.to_yaml(recipe))
+            atomic.write_file(self._settings.recipes_dir / f"{job_id}.yaml", recipe)
             run_id = self._launcher.launch(job_id)
         except (ForgeError, OSError) as error:
             self._jobs.end(job_id, "failed", f"The run could not be started. {error}")
@@ -80,8 +82,92 @@ class TrainingControl:
         job = self._jobs.launched(job_id, run_id)
         if job.stop_asked_at:  # somebody pressed stop while Dagster was being asked
             self._ask_to_end(run_id)
-        warnings = [] if start.compute_specs is None else ["compute_specs is a label only; it changes nothing"]
-        return job, warnings
+        return job, _warnings(start)
+
+    def enqueue(self, start: StartTraining, *, priority: int = 0, retry_of: str | None = None) -> tuple[Job, list[str]]:
+        """Make a job that waits for its turn. Returns the job, and what the person who asked for it should know.
+
+        Raises:
+            RequestError, DataError, NotFoundError, OptionalDependencyError: As `start`.
+        """
+        job_id, recipe = self._recipe(start)
+        # Before the job: whatever waits has its recipe, also after a power cut.
+        atomic.write_file(self._settings.recipes_dir / f"{job_id}.yaml", recipe)
+        job = self._jobs.enqueue(job_id, start.model_dump(mode="json"), priority=priority, retry_of=retry_of)
+        return job, _warnings(start)
+
+    def retry(self, job_id: str) -> tuple[Job, list[str]]:
+        """Queue what a failed or stopped job was asked to do once more, as a new job.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: It waits, runs, or has completed.
+            RequestError, DataError, NotFoundError, OptionalDependencyError: What it asks for can no longer be done.
+        """
+        job = self.job(job_id)
+        if job.status not in ("failed", "stopped"):
+            raise ConflictError(f"Job {job.id} is {job.status}; only one that failed or was stopped can be retried")
+        try:
+            start = StartTraining.model_validate(job.request)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise RequestError(
+                f"Job {job.id} was asked for by an earlier version, and this one refuses its {field or 'body'}: "
+                f"{first['msg']}. Send a new one"
+            ) from error
+        return self.enqueue(start, priority=job.priority or 0, retry_of=job.id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Take a job out of the queue; end its run where it has one, and wait until that is gone.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: It has ended.
+            UnavailableError: Its run was still there after 30 seconds.
+        """
+        self.job(job_id)
+        if self._jobs.withdraw(job_id):
+            return self._jobs.get(job_id)
+        job = self._jobs.get(job_id)
+        if not job.active:
+            raise ConflictError(f"Job {job.id} is {job.status} already, so there is nothing to cancel")
+        return self._stop(job)
+
+    def job(self, job_id: str) -> Job:
+        """The job.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        job = self._jobs.find(job_id)
+        if job is None:
+            raise NotFoundError("There is no such job; GET /api/jobs lists them")
+        return job
+
+    def dispatch(self) -> Job | None:
+        """Launch the job that waits first, if the slot is free and Dagster is ready; returns the job it launched."""
+        with self._dispatching:
+            waiting = self._jobs.next_waiting() if self._settled and not self._closing else None
+            if waiting is None or self._launcher.state() != "ready" or not self._jobs.promote(waiting.id):
+                return None
+            job_id = waiting.id
+            self._settled = False
+            try:
+                # An earlier attempt may have got through although no answer came back.
+                run_id = self._launcher.find(job_id) or self._launcher.launch(job_id)
+            except UnavailableError as error:
+                if not self._jobs.requeue(job_id, str(error)):
+                    self._jobs.end(job_id, "stopped")
+                return None
+            except (ForgeError, OSError) as error:
+                _log.warning("job %s could not be started: %s", job_id, error)
+                self._jobs.end(job_id, "failed", f"The run could not be started. {error}")
+                return None
+            job = self._jobs.launched(job_id, run_id)
+            if job.stop_asked_at:
+                self._ask_to_end(run_id)
+            return job
 
     def stop(self) -> Job:
         """End the active job's run and wait until it is gone.
@@ -93,6 +179,9 @@ class TrainingControl:
         job = self._jobs.active()
         if job is None:
             raise ConflictError("No training is running, so there is nothing to stop")
+        return self._stop(job)
+
+    def _stop(self, job: Job) -> Job:
         job = self._jobs.ask_to_stop(job.id)
         if job.run_id:
             self._ask_to_end(job.run_id)
@@ -110,8 +199,8 @@ class TrainingControl:
         )
 
     def status(self) -> TrainingStatus:
-        """The present job's status, or the last one's."""
-        job = self._jobs.active() or self._jobs.latest()
+        """The present job's status, or the last one's; between two jobs of the queue, the next one's."""
+        job = self._jobs.active() or (self._jobs.next_waiting() if self._settled else None) or self._jobs.latest()
         if job is None or not job.run_id:
             return training_status(job)
         return training_status(job, self._figures(job.run_id))
@@ -124,6 +213,7 @@ class TrainingControl:
         """
         with self._refreshing:
             job = self._jobs.active()
+            self._settled = job is None
             if job and (at_once or time.monotonic() - self._asked_at >= _ASK_EVERY):
                 try:
                     self._follow(job)
@@ -133,7 +223,9 @@ class TrainingControl:
         return self.status()
 
     def shut_down(self) -> None:
-        """End the active job's run, because it cannot outlive this server."""
+        """End the active job's run, because it cannot outlive this server. What waits goes on waiting."""
+        with self._dispatching:
+            self._closing = True
         job = self._jobs.active()
         if job is None or not self._runs_end_with_server:
             return
@@ -190,6 +282,10 @@ class TrainingControl:
         run_id = self._launcher.find(job.id)
         if run_id:
             self._jobs.launched(job.id, run_id)
+        elif job.queued_at and self._jobs.requeue(job.id, "the server was stopped before its run had started"):
+            self._leftover = None
+        elif job.queued_at:
+            self._jobs.end(job.id, "stopped")
         else:
             self._jobs.end(job.id, "failed", "The server was stopped before this job's run had started")
 
@@ -207,11 +303,25 @@ class TrainingControl:
         while self._launcher.status(run_id).state in (*_STATUS_OF, RunState.STOPPING) and time.monotonic() < deadline:
             time.sleep(0.25)
 
+    def _recipe(self, start: StartTraining) -> tuple[str, bytes]:
+        """The id and the recipe of a new job, after everything that can be refused without a run has been looked at."""
+        availability.check_runnable(start, self._settings.unsloth_python)
+        base_model = places.base_model(self._settings, start.model_name)
+        dataset = places.dataset_file(self._settings, start.dataset)
+        recipes.check_placeable(start, _check_rows(dataset, start))
+        job_id = new_job_id()
+        recipe = recipes.build_recipe(start, job_id=job_id, base_model=base_model, dataset=dataset)
+        return job_id, recipes.to_yaml(recipe)
+
     def _figures(self, run_id: str) -> Figures:
         with self._lock:
             if self._tail is None or self._tail[0] != run_id:
                 self._tail = (run_id, ProgressTail(self._settings.progress_dir / f"{run_id}.jsonl"))
             return self._tail[1].read()
+
+
+def _warnings(start: StartTraining) -> list[str]:
+    return [] if start.compute_specs is None else ["compute_specs is a label only; it changes nothing"]
 
 
 def _check_rows(dataset: Path, start: StartTraining) -> str | None:

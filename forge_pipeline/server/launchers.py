@@ -19,6 +19,7 @@ LOCATION, REPOSITORY = "forge", "__repository__"
 PARTITIONS = "studio_jobs"
 TRAINING_ASSETS = ("recipe", "raw_dataset", "dataset_audit_report", "tokenized_dataset", "fine_tuned_model")
 JOB_TAG = "forge/job_id"
+_LOG_PAGE, _LOG_PAGES = 1000, 20  # events a query, and queries at most
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)  # seconds; a launch loads the code location's plan
 
 
@@ -40,6 +41,16 @@ class RunStatus:
     state: RunState
     reason: str | None = None
     """Why a failed run failed, in its own words."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a run's log. `time` is in Unix seconds, `stage` the last part of its step's name."""
+
+    time: float
+    level: str
+    stage: str | None
+    message: str
 
 
 class LaunchError(ForgeError, RuntimeError):
@@ -67,6 +78,10 @@ class RunLauncher(Protocol):
         ...
 
     def status(self, run_id: str) -> RunStatus: ...
+
+    def log(self, run_id: str) -> list[LogLine]:
+        """What was logged about a run, oldest first; empty where the launcher knows no such run."""
+        ...
 
     def terminate(self, run_id: str, *, at_once: bool = False) -> None:
         """Ask a run to end. `at_once` marks it ended without waiting, for a run whose process is known to be gone."""
@@ -136,6 +151,20 @@ query ($run: ID!) {
   }
 }"""
 
+_LOG = """
+query ($run: ID!, $after: String, $limit: Int!) {
+  logsForRun(runId: $run, afterCursor: $after, limit: $limit) {
+    __typename
+    ... on RunNotFoundError { message }
+    ... on PythonError { message }
+    ... on EventConnection {
+      cursor
+      hasMore
+      events { __typename ... on MessageEvent { timestamp level stepKey message } }
+    }
+  }
+}"""
+
 
 class DagsterRunLauncher:
     """Runs of the line `studio`, through a dagster-webserver.
@@ -198,6 +227,20 @@ class DagsterRunLauncher:
         state = _STATES[answer["status"]]
         return RunStatus(state, self._reason(run_id) if state is RunState.FAILED else None)
 
+    def log(self, run_id: str) -> list[LogLine]:
+        lines: list[LogLine] = []
+        after = None
+        for _ in range(_LOG_PAGES):
+            page = self._ask(_LOG, {"run": run_id, "after": after, "limit": _LOG_PAGE})
+            if page["__typename"] == "RunNotFoundError":
+                return []
+            _expect(page, "EventConnection")
+            lines += [_log_line(event) for event in page["events"] if event.get("message")]
+            after = page["cursor"]
+            if not page["hasMore"]:
+                break
+        return lines
+
     def terminate(self, run_id: str, *, at_once: bool = False) -> None:
         policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"
         _expect(self._ask(_TERMINATE, {"run": run_id, "policy": policy}), "TerminateRunSuccess")
@@ -225,6 +268,11 @@ class DagsterRunLauncher:
             raise LaunchError(f"Dagster refused the query: {body['errors'][0]['message']}")
         value = next(iter(body["data"].values()))
         return value if isinstance(value, dict) else {"value": value}
+
+
+def _log_line(event: Mapping[str, Any]) -> LogLine:
+    step = str(event["stepKey"]).split("__")[-1] if event.get("stepKey") else None
+    return LogLine(float(event["timestamp"]) / 1000, str(event["level"]).lower(), step, str(event["message"]))
 
 
 def _expect(answer: Mapping[str, Any], *kinds: str) -> None:

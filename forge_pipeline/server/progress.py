@@ -16,6 +16,9 @@ from forge_pipeline.server.jobs import Job
 from forge_pipeline.server.schemas import TrainingStatus
 
 TRAINING_STAGE = "fine_tune"
+_REWARD_MODEL = (
+    "reward model: "  # so begins what the first of rlhf's two fine-tunes says; the job's steps are the second's
+)
 _QUEUE = 64  # messages a slow client may be behind before the oldest is dropped
 
 
@@ -34,7 +37,7 @@ class Figures:
     def after(self, line: dict[str, Any]) -> "Figures":
         """The figures after one more line."""
         stage, message = str(line.get("stage") or ""), str(line.get("message") or "")
-        if stage != TRAINING_STAGE:
+        if stage != TRAINING_STAGE or message.startswith(_REWARD_MODEL):
             return replace(self, stage=stage, message=message)
         metrics = line.get("metrics") or {}
         return replace(

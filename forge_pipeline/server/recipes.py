@@ -16,6 +16,7 @@ from forge_pipeline.server.schemas import StartTraining
 from forge_pipeline.training.arguments import check_training
 
 DEFAULT_MAX_LENGTH = 2048  # tokens
+LONGEST_COMPLETION = 512  # tokens that grpo and rlhf sample for a prompt, where max_seq_length is not below it
 
 
 def build_recipe(start: StartTraining, *, job_id: str, base_model: str, dataset: Path) -> dict[str, Any]:
@@ -50,12 +51,12 @@ def _recipe(start: StartTraining, job_id: str, base_model: str, dataset: Path) -
         "description": f"Job {job_id} of the REST service: {start.task}, {start.strategy}.",
         "model": {
             "name_or_path": base_model,
+            "task": start.task,
+            "backend": "unsloth" if start.provider == "unsloth" else "transformers",
             "max_length": length,
             "load_in_4bit": start.strategy == "qlora" or bool(start.use_4bit),
             "dtype": "float16" if start.fp16 else "bfloat16" if start.bf16 else "auto",
-            "bnb_4bit_compute_dtype": start.bnb_4bit_compute_dtype,
-            "bnb_4bit_quant_type": start.bnb_4bit_quant_type,
-            "bnb_4bit_use_double_quant": start.use_nested_quant,
+            **_quantization(start),
         },
         "lora": {
             "r": start.lora_r,
@@ -80,7 +81,7 @@ def _recipe(start: StartTraining, job_id: str, base_model: str, dataset: Path) -
             "group_by_length": _or_auto(start.group_by_length),
             "packing": start.packing,
             "eval_steps": start.eval_steps,
-            **({"grpo_num_generations": _generations(start)} if start.strategy == "grpo" else {}),
+            **_sampling(start, length),
         },
         "data": {
             "dataset_name_or_path": str(dataset),
@@ -93,8 +94,31 @@ def _recipe(start: StartTraining, job_id: str, base_model: str, dataset: Path) -
     }
 
 
-def _or_auto(value: bool | None) -> bool | str:
+def _or_auto(value: bool | str | None) -> bool | str:
     return "auto" if value is None else value
+
+
+def _quantization(start: StartTraining) -> dict[str, Any]:
+    """How a 4-bit base is rounded. Unsloth does it its own way: what was asked for is handed on, to be refused."""
+    values = {
+        "bnb_4bit_compute_dtype": _or_auto(start.bnb_4bit_compute_dtype),
+        "bnb_4bit_quant_type": start.bnb_4bit_quant_type,
+        "bnb_4bit_use_double_quant": start.use_nested_quant,
+    }
+    if start.provider != "unsloth":
+        return values
+    unset = {"bnb_4bit_compute_dtype": "auto", "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": False}
+    return {name: value for name, value in values.items() if value != unset[name]}
+
+
+def _sampling(start: StartTraining, length: int) -> dict[str, Any]:
+    """What the two strategies that learn from their own completions need beside the rest."""
+    if start.strategy not in ("grpo", "rlhf"):
+        return {}
+    return {
+        "grpo_num_generations": _generations(start),
+        "grpo_max_completion_length": min(length, LONGEST_COMPLETION),
+    }
 
 
 def _generations(start: StartTraining) -> int:
@@ -102,7 +126,8 @@ def _generations(start: StartTraining) -> int:
     batch = start.per_device_train_batch_size * start.gradient_accumulation_steps
     if batch < 2:
         raise RequestError(
-            "per_device_train_batch_size: grpo compares completions of one prompt, so per_device_train_batch_size x "
+            f"per_device_train_batch_size: {start.strategy} compares completions of one prompt, so "
+            "per_device_train_batch_size x "
             f"gradient_accumulation_steps must be at least 2; found {batch}"
         )
     return next((number for number in (4, 3, 2) if batch % number == 0), batch)

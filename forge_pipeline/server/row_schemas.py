@@ -6,10 +6,13 @@ finding names its line; the first `MAX_ERRORS` are kept and all are counted.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from forge_pipeline.data.messages import RowError
+from forge_pipeline.data.task_rows import question_of
 
 MAX_ERRORS = 100
 MIN_ROWS = 10
@@ -45,13 +48,23 @@ def _boolean(value: Any) -> str | None:
 
 
 def _answers(value: Any) -> str | None:
-    """SQuAD's ``{"text": [...], "answer_start": [...]}``, or a plain string."""
+    """SQuAD's ``{"text": [...], "answer_start": [...]}`` (no text: unanswerable), a list of strings, or a string."""
     if isinstance(value, dict):
         texts = value.get("text")
-        if not isinstance(texts, list) or not texts or any(_text(text) for text in texts):
-            return ".text must be a non-empty list of strings"
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            return ".text must be a list of strings"
         return None
+    if isinstance(value, list):
+        return None if all(isinstance(text, str) for text in value) else "must be a list of strings"
     return _text(value)
+
+
+def _answer_in_context(row: Mapping[str, Any]) -> str | None:
+    try:
+        question_of(row)
+    except RowError as error:
+        return str(error)
+    return None
 
 
 # Schema name -> field -> what is wrong with its value, or None. Extra fields are allowed.
@@ -63,7 +76,7 @@ SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "text": {"text": _text},
     "document, summary": {"document": _text, "summary": _text},
     "article, summary": {"article": _text, "summary": _text},
-    "context, question, answer": {"context": _text, "question": _text, "answer": _text},
+    "context, question, answer": {"context": _text, "question": _text, "answer": _answers},
     "context, question, answers": {"context": _text, "question": _text, "answers": _answers},
     "prompt, chosen, rejected": {
         "prompt": _text_or_messages,
@@ -72,6 +85,12 @@ SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     },
     "prompt, completion, label": {"prompt": _text_or_messages, "completion": _text_or_messages, "label": _boolean},
     "prompt": {"prompt": _text_or_messages},
+}
+
+# What is wrong with a row as a whole, whose fields are each all right.
+_WHOLE_ROW: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "context, question, answer": _answer_in_context,
+    "context, question, answers": _answer_in_context,
 }
 
 _LANGUAGE = ("prompt, completion", "messages", "instruction, output", "input, output", "text")
@@ -83,6 +102,8 @@ _BY_STRATEGY = {
     "orpo": _PREFERENCE,
     "simpo": _PREFERENCE,
     "rlhf": _PREFERENCE,
+    "reward": _PREFERENCE,
+    "pretraining": ("text",),
     "kto": ("prompt, completion, label",),
     "grpo": ("prompt",),
 }
@@ -192,4 +213,4 @@ def _problem(row: Mapping[str, Any], schema: str) -> str | None:
         if problem:
             joint = "" if problem.startswith(("[", ".")) else " "
             return f"the field {field!r}{joint}{problem}"
-    return None
+    return _WHOLE_ROW[schema](row) if schema in _WHOLE_ROW else None

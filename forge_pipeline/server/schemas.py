@@ -4,13 +4,13 @@ Unknown keys of a request are errors, numbers are never taken from text, and eve
 field states its range. Responses may carry more keys than the contract asks for.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
 Task = Literal["text-generation", "summarization", "extractive-question-answering"]
 Provider = Literal["huggingface", "unsloth"]
-Strategy = Literal["sft", "qlora", "rlhf", "dpo", "kto", "orpo", "simpo", "grpo"]
+Strategy = Literal["sft", "qlora", "rlhf", "dpo", "kto", "orpo", "simpo", "grpo", "reward", "pretraining"]
 Precision = Literal["float16", "bfloat16", "float32"]
 Optimizer = Literal[
     "adamw_torch",
@@ -58,7 +58,8 @@ class StartTraining(RequestBody):
     use_4bit: StrictBool | None = None
     """Quantize the frozen base model to 4 bits. Unset: true for qlora, false for the others."""
     use_8bit: StrictBool = False
-    bnb_4bit_compute_dtype: Precision = "float16"
+    bnb_4bit_compute_dtype: Precision | None = None
+    """Unset: what the device computes in."""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     use_nested_quant: StrictBool = False
     fp16: StrictBool = False
@@ -111,14 +112,26 @@ class StartTraining(RequestBody):
             raise ValueError(f"provider 'unsloth' needs max_seq_length of at least 1; found {self.max_seq_length!r}")
 
 
+class QueueJob(StartTraining):
+    """A training job that waits for its turn: a start body, and how urgent it is."""
+
+    priority: StrictInt = Field(default=0, ge=-100, le=100)
+    """Higher goes first; equal ones in the order they came."""
+
+
 class Generate(RequestBody):
     """A prompt for one of the trained models."""
 
     model_id: StrictInt
     prompt: str = Field(strict=True, min_length=1, max_length=200_000)
+    """A turn to answer, a document to summarize, or a question about `context`."""
+    context: str | None = Field(default=None, strict=True, min_length=1, max_length=200_000)
+    """Extractive question answering only, and required there: the text that holds the answer."""
+    completion: str | None = Field(default=None, strict=True, min_length=1, max_length=200_000)
+    """Reward models only, and required there: the answer to `prompt` that is to be scored."""
     max_new_tokens: StrictInt = Field(default=100, ge=1, le=4096)
     temperature: Number = Field(default=0.7, ge=0, le=5)
-    """0 is greedy, and repeatable."""
+    """0 is greedy, and repeatable. Summaries and extracted answers are always greedy."""
     top_p: Number = Field(default=0.9, gt=0, le=1)
 
 
@@ -188,10 +201,92 @@ class TrainingStatus(BaseModel):
     error: str | None = None
 
 
+class JobDetails(TrainingStatus):
+    """One job: its status and figures as `training_status` has them, and what belongs to it alone."""
+
+    job_id: str
+    position: int | None
+    """Place in the queue, from 1; null when it does not wait."""
+    priority: int
+    created_at: str
+    started_at: str | None
+    """When its turn came."""
+    ended_at: str | None
+    run_id: str | None
+    """The Dagster run that does it."""
+    retry_of: str | None
+    """The job that this one does again."""
+    model_id: int | None
+    """The model that it made."""
+    request: dict[str, Any]
+    """The start body, with its defaults."""
+
+
+class QueuedJob(JobDetails):
+    warnings: list[str] = []
+
+
+class JobList(BaseModel):
+    jobs: list[JobDetails]
+    """Newest first."""
+    has_more: bool
+    """Whether there are older ones; ask again with `after` set to the last job's id."""
+
+
+class JobEventBody(BaseModel):
+    number: int
+    """Grows; give the last one as `after` to get what is new."""
+    at: str
+    status: JobStatus
+    message: str
+
+
+class JobEvents(BaseModel):
+    events: list[JobEventBody]
+    """Oldest first."""
+
+
+class JobLogLine(BaseModel):
+    at: str
+    source: Literal["stage", "run"]
+    """``stage``: progress of the work itself; ``run``: Dagster's log of the run."""
+    level: str
+    stage: str | None
+    message: str
+    metrics: dict[str, float | None] = {}
+
+
+class JobLogs(BaseModel):
+    lines: list[JobLogLine]
+    """Oldest first; of a long log the end."""
+    warnings: list[str] = []
+    """What could not be read just now."""
+
+
 class Stopped(BaseModel):
     status: Literal["stopped"] = "stopped"
     message: str
     job_id: str
+
+
+class ModelMetrics(BaseModel):
+    """What was measured on the validation split; a metric that is not the task's is null."""
+
+    final_loss: float | None
+    """Evaluation loss where there is a validation split, else the training loss."""
+    perplexity: float | None
+    """exp(final_loss) after sft, qlora and pretraining; null after the others, whose loss is no cross-entropy."""
+    rouge1: float | None = None
+    rouge2: float | None = None
+    rougeL: float | None = None  # noqa: N815, its name everywhere
+    rougeLsum: float | None = None  # noqa: N815
+    exact_match: float | None = None
+    f1: float | None = None
+    reward_accuracy: float | None = None
+    """Share of the held-out pairs whose chosen answer the reward model scores higher (reward, rlhf), or the policy
+    prefers (dpo, orpo, simpo)."""
+    mean_reward: float | None = None
+    """Of the completions that grpo and rlhf sampled last."""
 
 
 class ModelSummary(BaseModel):
@@ -204,6 +299,7 @@ class ModelSummary(BaseModel):
     created_at: str
     size_mb: float
     """Bytes / 10^6."""
+    metrics: ModelMetrics
 
 
 class ModelList(BaseModel):
@@ -216,18 +312,10 @@ class TrainingParams(BaseModel):
     learning_rate: float | None
 
 
-class ModelMetrics(BaseModel):
-    final_loss: float | None
-    """Evaluation loss where there is a validation split, else the training loss."""
-    perplexity: float | None
-    """exp(final_loss) after sft and qlora; null after the others, whose loss is no cross-entropy."""
-
-
 class ModelDetails(ModelSummary):
     provider: str | None
     strategy: str | None
     training_params: TrainingParams
-    metrics: ModelMetrics
     job_id: str | None
 
 
@@ -265,7 +353,19 @@ class DatasetList(BaseModel):
     datasets: list[DatasetSummary]
 
 
+class Span(BaseModel):
+    """Where an extracted answer stands: characters [start, stop) of the context; both 0 where there is no answer."""
+
+    start: int
+    stop: int
+
+
 class Generated(BaseModel):
     generated_text: str
+    """The continuation, the summary or the extracted answer; empty from a reward model."""
     tokens_generated: int
     generation_time_ms: int
+    span: Span | None = None
+    """Of an extracted answer."""
+    score: float | None = None
+    """Of an extracted answer: by how much the model prefers it to no answer, in logits. Of a completion: its reward."""

@@ -26,9 +26,16 @@ from forge_pipeline.server.settings import Scope as KeyScope
 from forge_pipeline.server.settings import ServerSettings
 
 UPLOAD_PATH = "/api/upload_dataset"
+APPROVALS_PATH = "/api/approvals/"
+_ROLLBACK = "/rollback"
 WEBSOCKET_PROTOCOL = "forge"
 _KEY_PROTOCOL = "forge-key."  # a browser cannot set headers on a WebSocket, so the key comes as a second subprotocol
-_RANK: dict[KeyScope, int] = {"read": 0, "train": 1, "admin": 2}
+_INCLUDES: dict[KeyScope, frozenset[KeyScope]] = {
+    "read": frozenset({"read"}),
+    "train": frozenset({"read", "train"}),
+    "approve": frozenset({"read", "approve"}),
+    "admin": frozenset({"read", "train", "admin"}),
+}
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _PUBLIC = ("/", "/static")  # the page itself; what it shows needs a key
 _DRAIN = 64 * 2**20  # bytes of a refused body that are read, so that the client gets to see the refusal
@@ -85,12 +92,15 @@ class Guard:
             raise UnauthenticatedError("This server needs an API key: send 'Authorization: Bearer <key>'")
         digest = hashlib.sha256(presented.encode()).hexdigest()
         # Every key is compared, in constant time, so that timing does not tell them apart.
-        granted = [key.scope for key in self._settings.api_keys if hmac.compare_digest(key.sha256, digest)]
+        granted = [key for key in self._settings.api_keys if hmac.compare_digest(key.sha256, digest)]
         if not granted:
             raise UnauthenticatedError("This API key is not known here")
         needed = _needed_scope(scope)
-        if max(_RANK[scope_] for scope_ in granted) < _RANK[needed]:
-            raise ForbiddenError(f"This needs a key with the scope {needed!r}; this key's scope is {granted[0]!r}")
+        fitting = [key for key in granted if needed in _INCLUDES[key.scope]]
+        if not fitting:
+            found = granted[0].scope
+            raise ForbiddenError(f"This needs a key with the scope {needed!r}; this key's scope is {found!r}")
+        scope["state"]["api_key"] = fitting[0].name
 
     async def _check_body(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """Refuse a body of the wrong type or size; small bodies are handed on whole, uploads as they come."""
@@ -170,4 +180,7 @@ def _split(values: Iterable[str]) -> list[str]:
 def _needed_scope(scope: Scope) -> KeyScope:
     if scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
         return "read"
-    return "admin" if scope["method"] == "DELETE" else "train"
+    path = scope["path"]
+    if path.startswith(APPROVALS_PATH):
+        return "approve"
+    return "admin" if scope["method"] == "DELETE" or path.endswith(_ROLLBACK) else "train"

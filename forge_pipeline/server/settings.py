@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from forge_pipeline.errors import ConfigError
 
-Scope = Literal["read", "train", "admin"]
+Scope = Literal["read", "train", "approve", "admin"]
 
 _VARIABLES = {
     "host": "FORGE_HOST",
@@ -29,6 +29,7 @@ _VARIABLES = {
     "allowed_hosts": "FORGE_ALLOWED_HOSTS",
     "allowed_origins": "FORGE_ALLOWED_ORIGINS",
     "playground_models": "FORGE_PLAYGROUND_MODELS",
+    "unsloth_python": "FORGE_UNSLOTH_PYTHON",
 }
 
 
@@ -42,7 +43,8 @@ class ApiKey(BaseModel):
 
     name: str = Field(min_length=1)
     scope: Scope
-    """``train`` includes read, ``admin`` includes both."""
+    """``train`` and ``approve`` include read, ``admin`` includes read and train. Only ``approve`` decides about
+    releases: whoever may train must not approve what was trained."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -79,13 +81,15 @@ class ServerSettings(BaseModel):
     """Web origins beside the server's own whose pages may call it."""
     playground_models: int = Field(default=1, ge=1, le=2)
     """Models kept in memory for generation."""
+    unsloth_python: Path | None = None
+    """The interpreter of the environment that has Unsloth, ``DIR/bin/python``; the runs read the same variable."""
 
     @model_validator(mode="after")
     def _open_only_with_a_key(self) -> Self:
         if not self.is_loopback and not self.api_keys:
             raise ValueError(
                 f"host: {self.host!r} is not a loopback address, so an API key is mandatory; "
-                "set FORGE_API_KEYS to <name>:<read|train|admin>:<sha256 of the key in hex>"
+                "set FORGE_API_KEYS to <name>:<read|train|approve|admin>:<sha256 of the key in hex>"
             )
         return self
 
@@ -156,7 +160,6 @@ def _explain(finding: Any) -> str:
     field = str(finding["loc"][0]) if finding["loc"] else ""
     message = str(finding["msg"]).removeprefix("Value error, ")
     if not field or field == "api_keys":  # a key's digest stays out of messages
-        return (
-            message if not field else f"{_VARIABLES[field]}: {message}; expected <name>:<read|train|admin>:<sha256 hex>"
-        )
+        expected = "<name>:<read|train|approve|admin>:<sha256 hex>"
+        return f"{_VARIABLES[field]}: {message}; expected {expected}" if field else message
     return f"{_VARIABLES.get(field, field)}: found {finding['input']!r}. {message}"

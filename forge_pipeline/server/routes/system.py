@@ -20,7 +20,7 @@ def info(request: Request) -> Info:
         strategies=list(availability.STRATEGIES),
         tasks=list(availability.TASKS),
         version=__version__,
-        availability=availability.availability(),
+        availability=availability.availability(request.app.state.settings.unsloth_python),
         package_models=[name for name, module in module_of.items() if availability.installed(module)],
     )
 

@@ -78,6 +78,20 @@ defs = dg.Definitions(
 CHECKOUT = Path(__file__).resolve().parents[3]
 TRAINABLE = [{"input": f"How much is {i} and {i}?", "output": f"It is {2 * i}."} for i in range(12)]
 PREFERENCES = [{"prompt": f"Question {i}", "chosen": f"Right {i}", "rejected": f"Wrong {i}"} for i in range(12)]
+UNPAIRED = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i % 2 == 0} for i in range(12)]
+PROMPTS = [{"prompt": f"What is {i}?", "answer": str(i)} for i in range(12)]
+TEXTS = [{"text": f"House number {i} has {i} windows and one door. "} for i in range(12)]
+DOCUMENTS = [{"document": f"House {i} is blue. It has {i} windows.", "summary": f"Blue house {i}."} for i in range(12)]
+_CONTEXT = "House {} is by the river. It is {}."
+_COLORS = ["red", "green", "blue", "white"] * 3
+QUESTIONS: list[dict[str, Any]] = [
+    {
+        "question": "What color is it?",
+        "context": _CONTEXT.format(i, color),
+        "answers": {"text": [color], "answer_start": [_CONTEXT.format(i, color).index(color)]},
+    }
+    for i, color in enumerate(_COLORS)
+]
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:
@@ -137,6 +151,19 @@ class Studio:
 
     def start(self, **changes: Any) -> httpx.Response:
         return self.post("/api/start_training", json=self.body(**changes))
+
+    def queue(self, **changes: Any) -> httpx.Response:
+        return self.post("/api/jobs", json=self.body(**changes))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return dict(self.get(f"/api/jobs/{job_id}").json())
+
+    def until_job(self, job_id: str, *states: str, timeout: float = 60.0) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["status"] in states else None
+
+        return dict(wait_for(reached, timeout=timeout, every=0.25))
 
     def status(self) -> dict[str, Any]:
         return dict(self.get("/api/training_status").json())

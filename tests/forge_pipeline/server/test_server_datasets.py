@@ -135,8 +135,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "text": {"text": "a"},
     "document, summary": {"document": "a", "summary": "b"},
     "article, summary": {"article": "a", "summary": "b"},
-    "context, question, answer": {"context": "a", "question": "b", "answer": "c"},
-    "context, question, answers": {"context": "a", "question": "b", "answers": {"text": ["c"], "answer_start": [0]}},
+    "context, question, answer": {"context": "a c", "question": "b", "answer": "c"},
+    "context, question, answers": {"context": "a c", "question": "b", "answers": {"text": ["c"], "answer_start": [2]}},
     "prompt, chosen, rejected": {"prompt": "a", "chosen": "b", "rejected": "c"},
     "prompt": {"prompt": "a", "answer": "4"},
 }
@@ -149,6 +149,30 @@ def test_each_schema_of_the_contract_is_known(schema: str, tmp_path: Path) -> No
     report = inspect_file(path)
     assert report.valid
     assert report.schema == schema
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"text": ["c"], "answer_start": [2]}, None),
+        ({"text": [], "answer_start": []}, None),
+        (["c", "a"], None),
+        ("c", None),
+        ({"text": ["d"], "answer_start": [0]}, "the answer 'd' does not stand in the context"),
+        ({"text": ["c"], "answer_start": [2, 0]}, "expected one for each text"),
+        ({"text": "c"}, ".text must be a list of strings"),
+        ([1], "must be a list of strings"),
+        (" ", "is empty"),
+        (3, "must be a string, found int"),
+    ],
+    ids=str,
+)
+def test_answers_are_looked_for_in_their_context(answers: Any, words: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl([{"context": "a c", "question": "b", "answers": answers}]))
+    report = inspect_file(path, ("context, question, answers",))
+    assert report.valid is (words is None)
+    assert words is None or words in report.errors[0]
 
 
 def test_odd_lines_are_findings_and_not_crashes(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_fresh_server_is_idle_with_every_key_there(tmp_path: Path) -> None:
         check_envelope(fresh.post("/api/stop_training"), 409)
 
 
+@pytest.mark.slow
 def test_a_job_from_start_to_model(studio: Studio) -> None:
     """T1, T11, S1, S3, S4, S6, M2, M3, N1 to N3, W2 to W5."""
     before = {model["id"] for model in studio.get("/api/models").json()["models"]}
@@ -212,6 +213,7 @@ def test_the_websocket_is_for_websockets_and_for_our_pages(studio: Studio) -> No
         pass
 
 
+@pytest.mark.slow
 def test_a_watcher_sees_the_server_go(server_process: ServerProcess, studio: Studio) -> None:
     """S7, M6, L4: a restart in the middle of a job, in order; nothing of the old run is left."""
     models, datasets = studio.get("/api/models").json(), studio.get("/api/datasets").json()

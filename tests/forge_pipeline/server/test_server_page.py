@@ -39,7 +39,9 @@ def test_a_person_uploads_trains_and_sees_the_model(studio: Studio, page: "playw
     expect(page.locator("#data-note")).to_contain_text("12 rows of (prompt, chosen, rejected)")
     expect(page.locator("[name=dataset]")).to_have_value("from_the_browser.jsonl")
     page.select_option("[name=strategy]", "dpo")
-    assert page.locator("[name=strategy] option[disabled]").all_text_contents()
+    offers = studio.get("/api/info").json()["availability"]["strategies"]
+    off = [f"{name} (not here)" for name, offer in offers.items() if not offer["available"]]
+    assert page.locator("[name=strategy] option[disabled]").all_text_contents() == off
     page.fill("[name=model_name]", "tiny/browser")
     page.fill("[name=num_train_epochs]", "10")
     page.click("#go")

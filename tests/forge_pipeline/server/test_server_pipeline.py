@@ -1,17 +1,56 @@
-"""The whole way, with the repository's own code location: upload, train, look at the model, ask it, delete it.
+"""The whole way, with the repository's own code location: upload, queue, train, look at the model, ask it, delete it.
 
-Conformance rows T10 (text generation) and P against models that were really trained.
+Conformance rows T10 and P against models that Dagster's runs really trained. The queue takes them one after the other;
+every further strategy and task is trained without Dagster in test_server_trains.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.forge_pipeline.server.served import CHECKOUT, PREFERENCES, TRAINABLE, ServerProcess, Studio, jsonl, wait_for
+from tests.forge_pipeline.server.served import (
+    CHECKOUT,
+    DOCUMENTS,
+    PREFERENCES,
+    QUESTIONS,
+    TRAINABLE,
+    ServerProcess,
+    Studio,
+    jsonl,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
+
+ANSWER = "extractive-question-answering"
+FILES: dict[str, list[dict[str, Any]]] = {
+    "rows.jsonl": TRAINABLE,
+    "preferences.jsonl": PREFERENCES,
+    "documents.jsonl": DOCUMENTS,
+    "questions.jsonl": QUESTIONS,
+}
+# Name -> what is sent, the metrics of its task, what the model is asked.
+WAYS: dict[str, tuple[dict[str, Any], set[str], dict[str, Any]]] = {
+    "sft": ({"dataset": "rows.jsonl"}, {"perplexity"}, {"prompt": "How much is 2 and 2?", "temperature": 0}),
+    "rlhf": (
+        {"strategy": "rlhf", "dataset": "preferences.jsonl"},
+        {"reward_accuracy", "mean_reward"},
+        {"prompt": "Question 3", "temperature": 0},
+    ),
+    "summarization": (
+        {"task": "summarization", "dataset": "documents.jsonl"},
+        {"rouge1", "rouge2", "rougeL", "rougeLsum"},
+        {"prompt": DOCUMENTS[0]["document"]},
+    ),
+    "answers": (
+        {"task": ANSWER, "dataset": "questions.jsonl"},
+        {"exact_match", "f1"},
+        {"prompt": QUESTIONS[0]["question"], "context": QUESTIONS[0]["context"]},
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,57 +67,57 @@ def studio(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         "HF_HUB_OFFLINE": "1",
     }
     studio = process.start()
-    studio.upload("rows.jsonl", jsonl(TRAINABLE))
-    studio.upload("preferences.jsonl", jsonl(PREFERENCES))
-    labelled = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i % 2 == 0} for i in range(12)]
-    studio.upload("unpaired.jsonl", jsonl(labelled))
-    studio.upload("prompts.jsonl", jsonl([{"prompt": f"What is {i}?", "answer": str(i)} for i in range(12)]))
-    wait_for(lambda: studio.get("/api/health").json()["launcher"] == "ready", timeout=180)
+    for name, rows in FILES.items():
+        assert studio.upload(name, jsonl(rows)).json()["validation"]["valid"]
     yield studio
     process.stop()
 
 
-DATASETS = {
-    "sft": "rows.jsonl",
-    "dpo": "preferences.jsonl",
-    "orpo": "preferences.jsonl",
-    "simpo": "preferences.jsonl",
-    "kto": "unpaired.jsonl",
-    "grpo": "prompts.jsonl",
-}
-
-
-@pytest.mark.parametrize(("strategy", "dataset"), DATASETS.items(), ids=DATASETS)
-def test_a_model_is_trained_looked_at_asked_and_deleted(
-    studio: Studio, tiny_model: Path, strategy: str, dataset: str
-) -> None:
+@pytest.fixture(scope="module")
+def jobs(studio: Studio, tiny_model: Path, tiny_t5: Path) -> dict[str, str]:
+    """All of them in the queue at once, before Dagster is ready."""
     body = {
         "num_train_epochs": 2,
+        "max_steps": 4,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 1,
-        "eval_split": 0.2,
+        "eval_split": 0.25,
+        "max_seq_length": 96,
+        "learning_rate": 0.01,
     }
-    started = studio.start(
-        model_name=str(tiny_model), dataset=dataset, strategy=strategy, max_seq_length=64, learning_rate=0.01, **body
-    )
-    assert started.status_code == 200, started.text
-    status = studio.until("completed", "failed", timeout=400)
-    assert status["status"] == "completed", status["error"]
-    assert status["current_step"] == status["total_steps"] > 2
-    (model,) = studio.get("/api/models").json()["models"]
-    assert model["base_model"] == str(tiny_model)
+    queued = {}
+    for name, (sent, _, _) in WAYS.items():
+        model = tiny_t5 if name == "summarization" else tiny_model
+        reply = studio.queue(model_name=str(model), **(body | sent))
+        assert reply.status_code == 200, reply.text
+        queued[name] = reply.json()["job_id"]
+    assert [studio.job(job)["status"] for job in queued.values()] == ["queued"] * len(queued)
+    return queued
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_model_is_trained_looked_at_asked_and_deleted(name: str, studio: Studio, jobs: dict[str, str]) -> None:
+    sent, metrics, question = WAYS[name]
+    job = studio.until_job(jobs[name], "completed", "failed", timeout=400)
+    assert job["status"] == "completed", job["error"]
+    assert job["current_step"] == job["total_steps"] == 4
+    (model,) = [model for model in studio.get("/api/models").json()["models"] if model["id"] == job["model_id"]]
+    assert (model["base_model"], model["task"]) == (job["request"]["model_name"], sent.get("task", "text-generation"))
+    shown = {metric for metric, value in model["metrics"].items() if value is not None}
+    assert metrics | {"final_loss"} <= shown
     details = studio.get(f"/api/models/{model['id']}").json()
-    assert details["strategy"] == strategy
-    assert isinstance(details["metrics"]["final_loss"], float)
-    question = {"model_id": model["id"], "prompt": "How much is 2 and 2?", "max_new_tokens": 8, "temperature": 0}
-    answer = studio.post("/api/playground/generate", json=question)
+    assert (details["strategy"], details["provider"]) == (sent.get("strategy", "sft"), "huggingface")
+    assert details["job_id"] == jobs[name]
+    answer = studio.post("/api/playground/generate", json={"model_id": model["id"], "max_new_tokens": 8, **question})
     assert answer.status_code == 200, answer.text
     assert answer.json()["tokens_generated"] <= 8
     assert studio.http.delete(f"/api/models/{model['id']}").status_code == 200
-    assert studio.get("/api/models").json() == {"models": []}
+    assert model["id"] not in [left["id"] for left in studio.get("/api/models").json()["models"]]
+    assert studio.job(jobs[name])["model_id"] is None
 
 
-def test_a_base_model_that_is_not_to_be_had_fails_the_job_by_name(studio: Studio) -> None:
+def test_a_base_model_that_is_not_to_be_had_fails_the_job_by_name(studio: Studio, jobs: dict[str, str]) -> None:
+    wait_for(lambda: studio.status()["status"] not in ("queued", "starting", "training"), timeout=400)
     assert studio.start(model_name="nobody/nothing").status_code == 200
     status = studio.until("completed", "failed", timeout=200)
     assert status["status"] == "failed"

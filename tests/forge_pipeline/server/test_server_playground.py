@@ -152,7 +152,7 @@ def test_a_model_of_the_pipelines_lines_is_listed_described_and_deleted(studio: 
     model_id = register(studio, tiny_model, "line-model", chat=True)
     details = studio.get(f"/api/models/{model_id}").json()
     assert (details["name"], details["base_model"], details["job_id"]) == ("line-model", "tiny", None)
-    assert details["metrics"] == {"final_loss": None, "perplexity": None}
+    assert set(details["metrics"].values()) == {None}
     assert studio.http.delete(f"/api/models/{model_id}").json()["status"] == "deleted"
     assert not (studio.data_dir / "store" / "line-model").exists()
     check_envelope(studio.post(PATH, json={"model_id": model_id, "prompt": "a"}), 404)

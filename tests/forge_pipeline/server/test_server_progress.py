@@ -40,6 +40,18 @@ def test_an_early_stop_is_a_whole() -> None:
     assert (status.progress, status.current_step, status.total_steps) == (100.0, 40, 40)
 
 
+def test_the_steps_of_rlhf_are_its_policys(tmp_path: Path) -> None:
+    """What its reward model's training says is told, and not counted: steps would fall back when the policy begins."""
+    report, tail = ProgressFile(tmp_path / "run.jsonl"), ProgressTail(tmp_path / "run.jsonl")
+    report(Progress("fine_tune", 9, 10, "reward model: training", metrics={"loss": 0.7, "epoch": 0.9}))
+    status = training_status(job(), tail.read())
+    assert (status.current_step, status.total_steps, status.progress, status.loss) == (0, 0, 0, None)
+    assert (status.stage, status.message) == ("fine_tune", "reward model: training")
+    report(Progress("fine_tune", 1, 4, "training", metrics={"loss": 0.1}))
+    status = training_status(job(), tail.read())
+    assert (status.current_step, status.total_steps, status.progress, status.loss) == (1, 4, 25.0, 0.1)
+
+
 def test_a_tail_follows_a_file_that_grows_and_ignores_what_is_no_line(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     tail = ProgressTail(path)

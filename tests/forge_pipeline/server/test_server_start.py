@@ -1,6 +1,8 @@
 """Conformance rows T5 to T9, T12: what is refused before a job exists."""
 
 import socket
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import pytest
 import yaml
 
 from forge_pipeline.config import load_config
+from forge_pipeline.server import availability
+from forge_pipeline.server.errors import RequestError
 from forge_pipeline.server.recipes import build_recipe, to_yaml
 from forge_pipeline.server.schemas import StartTraining
 from tests.forge_pipeline.server.served import TRAINABLE, Studio, check_envelope, jsonl
@@ -52,6 +56,8 @@ REFUSED = {
     "both quantizations": {"use_4bit": True, "use_8bit": True},
     "no steps": {"max_steps": 0},
     "no length": {"max_seq_length": 0},
+    "rlhf answers": {"strategy": "rlhf", "task": "extractive-question-answering"},
+    "a reward model summarizes": {"strategy": "reward", "task": "summarization"},
     "dpo summarizes": {"strategy": "dpo", "task": "summarization"},
     "unsloth summarizes": {"provider": "unsloth", "task": "summarization"},
     "unsloth without a length": {"provider": "unsloth", "max_seq_length": -1},
@@ -66,20 +72,48 @@ def test_a_value_outside_its_range_is_refused(server: Studio, changes: dict[str,
     assert any(str(field) in detail for field in changes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"provider": "unsloth"}, "pip install unsloth"),
-        ({"strategy": "rlhf", "dataset": "preferences.jsonl"}, "'rlhf'"),
-        ({"task": "summarization"}, "'summarization'"),
-        ({"task": "extractive-question-answering"}, "'extractive-question-answering'"),
-    ],
-)
-def test_what_cannot_run_here_is_refused_at_once_and_by_name(
-    server: Studio, changes: dict[str, Any], words: str
-) -> None:
-    assert words in check_envelope(server.start(**changes), 400)
+def test_what_cannot_run_here_is_refused_at_once_and_by_name(server: Studio) -> None:
+    """Without its environment named, which only the person who starts the server can do."""
+    detail = check_envelope(server.start(provider="unsloth"), 400)
+    assert "'unsloth' cannot run here" in detail
+    assert "pip install unsloth" in detail
+    assert "backend_python" in check_envelope(server.start(backend_python="/usr/bin/python3"), 400)
     assert server.status()["status"] in ("idle", "failed")
+
+
+def test_everything_that_is_offered_can_run_on_a_cpu_but_unsloth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability, "accelerator", lambda: "cpu")
+    offers = availability.availability(Path(sys.executable))
+    assert not offers.providers["unsloth"].available
+    found = {**offers.strategies, **offers.tasks, "huggingface": offers.providers["huggingface"]}
+    reasons = {name: offer.reason for name, offer in found.items() if not offer.available}
+    assert reasons.keys() <= ({"qlora"} if find_spec("bitsandbytes") is None else set()), reasons
+
+
+@pytest.mark.parametrize(
+    ("python", "available"), [(None, False), (Path("/no/python"), False), (Path(sys.executable), True)], ids=str
+)
+def test_unsloth_runs_where_there_is_a_gpu_and_an_environment_for_it(
+    python: Path | None, available: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(availability, "accelerator", lambda: "cuda")
+    offer = availability.availability(python).providers["unsloth"]
+    assert offer.available is available
+    assert available or "FORGE_UNSLOTH_PYTHON" in str(offer.reason)
+
+
+def test_a_model_for_unsloth_gets_a_recipe_that_unsloth_takes(tmp_path: Path) -> None:
+    body = {"task": "text-generation", "model_name": "a/b", "dataset": "d", "provider": "unsloth"}
+    for strategy in ("sft", "qlora"):
+        start = StartTraining.model_validate({**body, "strategy": strategy})
+        recipe = build_recipe(start, job_id="train_0", base_model="a/b", dataset=tmp_path)
+        assert recipe["model"]["backend"] == "unsloth"
+        assert recipe["model"]["load_in_4bit"] is (strategy == "qlora")
+    for refused in ({"strategy": "dpo"}, {"packing": True}, {"bnb_4bit_quant_type": "fp4"}):
+        with pytest.raises(RequestError, match="unsloth"):
+            build_recipe(
+                StartTraining.model_validate(body | refused), job_id="train_0", base_model="a/b", dataset=tmp_path
+            )
 
 
 ROWS = {
@@ -90,6 +124,22 @@ ROWS = {
     "an empty answer": ([*TRAINABLE, {"input": "a", "output": " "}], {}, ["line 13", "'output' is empty"]),
     "two kinds of rows": ([*TRAINABLE, {"text": "abc"}], {}, ["line 13", "(text)"]),
     "a number for text": ([{"input": 1, "output": "b"}] * 12, {}, ["must be a string, found int"]),
+    "pairs that have nothing rejected": (
+        [{"prompt": "a", "chosen": "b"}] * 12,
+        {"strategy": "rlhf"},
+        ["line 1", "'rejected'"],
+    ),
+    "an answer that is not there": (
+        [{"context": "a", "question": "b", "answer": "c"}] * 12,
+        {"task": "extractive-question-answering"},
+        ["line 1", "does not stand in the context"],
+    ),
+    "questions to summarize": (
+        [{"context": "a", "question": "b", "answer": "a"}] * 12,
+        {"task": "summarization"},
+        ["line 1", "(document, summary)"],
+    ),
+    "chats to pretrain on": (TRAINABLE, {"strategy": "pretraining"}, ["line 1", "'text'"]),
     "an unknown role": ([{"messages": [{"role": "boss", "content": "x"}]}] * 12, {}, ["'boss'"]),
 }
 
@@ -189,10 +239,10 @@ PLACES: dict[str, tuple[Any, tuple[str, str], Any]] = {
     "eval_split": (0.4, ("data", "split"), {"validation": 0.4}),
     "eval_steps": (13, ("training", "eval_steps"), 13),
     "strategy": ("dpo", ("training", "trainer_type"), "dpo"),
+    "task": ("summarization", ("model", "task"), "summarization"),
 }
 # These say what to train on, or are refused unless they mean what would happen anyway, or are a label.
 WITHOUT_A_PLACE = {
-    "task",
     "model_name",
     "dataset",
     "provider",
@@ -211,7 +261,8 @@ def test_every_field_has_a_place_or_a_reason() -> None:
 @pytest.mark.parametrize("field", PLACES)
 def test_each_value_stands_in_the_recipe(field: str, tmp_path: Path) -> None:
     value, (section, key), expected = PLACES[field]
-    start = StartTraining.model_validate({"task": "text-generation", "model_name": "a/b", "dataset": "d", field: value})
+    required = {"task": "text-generation", "model_name": "a/b", "dataset": "d"}
+    start = StartTraining.model_validate(required | {field: value})
     default = StartTraining(task="text-generation", model_name="a/b", dataset="d")
     assert getattr(default, field) != value
     recipe = build_recipe(start, job_id="train_0", base_model="a/b", dataset=tmp_path / "d")
@@ -225,14 +276,15 @@ def test_each_value_stands_in_the_recipe(field: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "accumulation", "generations"), [(4, 1, 4), (1, 4, 4), (2, 1, 2), (3, 2, 3), (5, 1, 5)]
 )
-def test_grpo_gets_a_number_of_completions_that_fits_its_batch(
-    batch: int, accumulation: int, generations: int, tmp_path: Path
+@pytest.mark.parametrize("strategy", ["grpo", "rlhf"])
+def test_a_strategy_that_samples_gets_a_number_of_completions_that_fits_its_batch(
+    strategy: str, batch: int, accumulation: int, generations: int, tmp_path: Path
 ) -> None:
     start = StartTraining(
         task="text-generation",
         model_name="a/b",
         dataset="d",
-        strategy="grpo",
+        strategy=strategy,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
     )
