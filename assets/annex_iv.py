@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 
@@ -15,7 +16,6 @@ from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset, TokenizedDataset
 from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
-from forge_pipeline.export import GgufModel
 from forge_pipeline.models import ModelDirectory
 from resources.environment import environment, recorded_packages
 from resources.evidence import AuditLogResource
@@ -40,9 +40,9 @@ def build_annex_iv_bundle(line: Line) -> dg.AssetsDefinition:
         fine_tuned_model: ModelDirectory,
         benchmark_report: BenchmarkResult,
         safety_report: SafetyReport,
-        gguf_model: GgufModel,
         deployment: DeploymentResource,
         audit_log: AuditLogResource,
+        **optional: Any,
     ) -> AnnexIvBundle:
         """Annex IV point by point: automatic, declared, missing or not applicable, each with its evidence.
 
@@ -60,7 +60,8 @@ def build_annex_iv_bundle(line: Line) -> dg.AssetsDefinition:
             model=fine_tuned_model,
             benchmark=benchmark_report,
             safety=safety_report,
-            gguf=gguf_model,
+            judge=optional.get("judge_report"),
+            gguf=optional.get("gguf_model"),
             audit_log_path=logger.log_path,
             anchor=logger.anchor(),
             materializations=records,

@@ -13,14 +13,17 @@ import dagster as dg
 
 from assets import (
     annex_iv,
+    approval,
     automation,
     benchmarking,
+    calibration,
     cleaning,
     dataset_audit,
     erasure,
     fine_tuning,
     gguf_export,
     ingestion,
+    judging,
     notifications,
     recipe,
     release,
@@ -59,6 +62,8 @@ def build_part(part: Line) -> dg.Definitions:
             tokenization.build_tokenized_dataset(part),
             fine_tuning.build_fine_tuned_model(part),
             *([benchmarking.build_benchmark_report(part), safety.build_safety_report(part)] if measured else []),
+            *([calibration.build_scorer_calibration(part)] if part.has_calibration else []),
+            *([judging.build_judge_report(part)] if part.has_judge else []),
         ],
         asset_checks=[
             ingestion.build_raw_dataset_checks(part),
@@ -67,6 +72,8 @@ def build_part(part: Line) -> dg.Definitions:
             tokenization.build_tokenized_dataset_checks(part),
             fine_tuning.build_fine_tuned_model_checks(part),
             *([benchmarking.build_benchmark_checks(part), safety.build_safety_checks(part)] if measured else []),
+            *([calibration.build_scorer_calibration_checks(part)] if part.has_calibration else []),
+            *([judging.build_judge_checks(part)] if part.has_judge else []),
         ],
     )
 
@@ -75,6 +82,8 @@ def _build_whole(line: Line) -> dg.Definitions:
     job = dg.define_asset_job(f"{line.name}_job", selection=dg.AssetSelection.groups(line.name))
     schedule = automation.build_schedule(line, job.name)
     sensor = automation.build_new_data_sensor(line, job.name)
+    releases = approval.build_release_sensor(line)
+    exports = "gguf_model" in line.stages
     cleans = line.dataset_stage == "clean_dataset"
     return dg.Definitions(
         assets=[
@@ -86,8 +95,10 @@ def _build_whole(line: Line) -> dg.Definitions:
             tokenization.build_tokenized_dataset(line),
             fine_tuning.build_fine_tuned_model(line),
             benchmarking.build_benchmark_report(line),
+            *([calibration.build_scorer_calibration(line)] if line.has_calibration else []),
             safety.build_safety_report(line),
-            gguf_export.build_gguf_model(line),
+            *([judging.build_judge_report(line)] if line.has_judge else []),
+            *([gguf_export.build_gguf_model(line)] if exports else []),
             annex_iv.build_annex_iv_bundle(line),
             release.build_released_model(line),
         ],
@@ -100,14 +111,20 @@ def _build_whole(line: Line) -> dg.Definitions:
             tokenization.build_tokenized_dataset_checks(line),
             fine_tuning.build_fine_tuned_model_checks(line),
             benchmarking.build_benchmark_checks(line),
+            *([calibration.build_scorer_calibration_checks(line)] if line.has_calibration else []),
             safety.build_safety_checks(line),
-            gguf_export.build_gguf_checks(line),
+            *([judging.build_judge_checks(line)] if line.has_judge else []),
+            *([gguf_export.build_gguf_checks(line)] if exports else []),
             *annex_iv.build_annex_iv_checks(line),
             erasure.build_erasure_checks(line),
         ],
         jobs=[job],
         schedules=[schedule] if schedule else [],
-        sensors=[*([sensor] if sensor else []), *notifications.build_notifications(line)],
+        sensors=[
+            *([sensor] if sensor else []),
+            *([releases] if releases else []),
+            *notifications.build_notifications(line),
+        ],
     )
 
 

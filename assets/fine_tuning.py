@@ -13,7 +13,7 @@ from forge_pipeline import models, training
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset, TokenizedDataset
 from forge_pipeline.dataset_audit import DatasetAudit
-from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport
 from forge_pipeline.gates import check_gates
 from forge_pipeline.models import ModelDirectory, PreviousStage
 from resources.candidates import register_candidate
@@ -26,7 +26,7 @@ def build_fine_tuned_model(line: Line) -> dg.AssetsDefinition:
     @line.stage(
         io_manager="model_io",
         kinds={"pytorch", "huggingface"},
-        sections=("model", "lora", "training", "distributed"),
+        sections=("model", "lora", "training", "distributed", "merge"),
         code=[training, models],
         pool="accelerator",
     )
@@ -102,6 +102,7 @@ def going_on_from(
     previous_dataset_audit_report: DatasetAudit | None = None,
     previous_benchmark_report: BenchmarkResult | None = None,
     previous_safety_report: SafetyReport | None = None,
+    previous_judge_report: JudgeReport | None = None,
 ) -> PreviousStage | None:
     """The stage of the pipeline before this one, if there is one, and its gates let it be built upon.
 
@@ -114,7 +115,7 @@ def going_on_from(
     assert before.config is not None
     assert before.part is not None
     decisions = [*training.loss_gate(before.config, model)]
-    for report in (previous_benchmark_report, previous_safety_report):
+    for report in (previous_benchmark_report, previous_safety_report, previous_judge_report):
         decisions += report.gates if report else ()
     return models.go_on_from(before.part, model, about_rows=audit.gates, about_model=decisions)
 

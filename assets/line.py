@@ -19,7 +19,8 @@ import dagster as dg
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.errors import ForgeError
-from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport, ScorerCalibration
+from forge_pipeline.export import GgufModel
 from forge_pipeline.integrity import Digest, json_digest
 from forge_pipeline.models import ModelDirectory
 from resources.evidence import AuditLogResource
@@ -34,7 +35,9 @@ STAGES = (
     "tokenized_dataset",
     "fine_tuned_model",
     "benchmark_report",
+    "scorer_calibration",
     "safety_report",
+    "judge_report",
     "gguf_model",
     "annex_iv_bundle",
     "released_model",
@@ -44,8 +47,16 @@ _HANDED_ON = {
     "dataset_audit_report": DatasetAudit,
     "benchmark_report": BenchmarkResult,
     "safety_report": SafetyReport,
+    "scorer_calibration": ScorerCalibration,
+    "judge_report": JudgeReport,
+    "gguf_model": GgufModel,
 }
-OPTIONAL_STAGES = ("synthetic_dataset", "clean_dataset")
+_IF_THERE = {
+    "judged": ("judge_report",),
+    "calibrated": ("scorer_calibration",),
+    "optional": ("judge_report", "gguf_model"),
+}
+OPTIONAL_STAGES = ("synthetic_dataset", "clean_dataset", "scorer_calibration", "judge_report")
 """Stages of lines whose recipe asks for them."""
 
 
@@ -106,9 +117,27 @@ class Line:
         return bool(self.config and self.config.synthetic and self.config.synthetic.enabled)
 
     @property
+    def has_calibration(self) -> bool:
+        """Whether the safety scorer is measured on labeled answers, as an asset of its own."""
+        safety = self.config.evaluation.safety if self.config else None
+        return bool(safety and safety.enabled and safety.calibration is not None)
+
+    @property
+    def has_judge(self) -> bool:
+        """Whether a judge reads the tuned model's answers."""
+        judge = self.config.evaluation.llm_judge if self.config else None
+        return bool(judge and judge.enabled)
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The stages of this line, in order."""
-        asked_for = {"synthetic_dataset": self.has_teacher, "clean_dataset": self.dataset_stage == "clean_dataset"}
+        asked_for = {
+            "synthetic_dataset": self.has_teacher,
+            "clean_dataset": self.dataset_stage == "clean_dataset",
+            "scorer_calibration": self.has_calibration,
+            "judge_report": self.has_judge,
+            "gguf_model": self.config is None or self.config.exports_gguf,
+        }
         return tuple(stage for stage in STAGES if asked_for.get(stage, True))
 
     def key(self, stage: str) -> dg.AssetKey:
@@ -117,15 +146,21 @@ class Line:
     def inputs(self, function: Callable[..., Any]) -> dict[str, dg.AssetIn]:
         """Parameters named after a stage take its result; ``dataset`` takes the rows that this line trains on.
 
-        ``**previous`` takes what the part before made, by the names of its stages.
+        ``**previous`` takes what the part before made, by the names of its stages; ``**judged`` the judge's report,
+        ``**calibrated`` the scorer's calibration and ``**optional`` judge's report and GGUF, in lines that have them.
         """
         stages = {**{stage: stage for stage in STAGES}, "dataset": self.dataset_stage}
         parameters = inspect.signature(function).parameters
         found = {name: dg.AssetIn(key=self.key(stages[name])) for name in parameters if name in stages}
         if "previous" in parameters and self.previous:
-            measured = ("benchmark_report", "safety_report") if self.previous.is_measured else ()
+            measured = ["benchmark_report", "safety_report"] if self.previous.is_measured else []
+            measured += ["judge_report"] if self.previous.has_judge else []
             for stage in ("fine_tuned_model", "dataset_audit_report", *measured):  # typed here: ** has one annotation
                 found[f"previous_{stage}"] = dg.AssetIn(key=self.previous.key(stage), dagster_type=_HANDED_ON[stage])
+        for name, wanted in _IF_THERE.items():
+            for stage in wanted if name in parameters else ():
+                if stage in self.stages:
+                    found[stage] = dg.AssetIn(key=self.key(stage), dagster_type=_HANDED_ON[stage])
         return found
 
     def stage(

@@ -12,7 +12,7 @@ from forge_pipeline.annex_iv import AnnexIvBundle
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.data import RawDataset, TokenizedDataset
 from forge_pipeline.dataset_audit import DatasetAudit
-from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport, ScorerCalibration
 from forge_pipeline.export import GgufModel
 from forge_pipeline.gates import GateDecision
 from forge_pipeline.models import ModelDirectory
@@ -20,6 +20,7 @@ from forge_pipeline.release import ReleaseRecord
 from forge_pipeline.synthetic import SyntheticDataset
 from forge_pipeline.training import read_training_report
 from resources.loss_curve import loss_json, loss_plot, loss_rows
+from resources.size_curve import size_plot
 
 _IN_THE_CURVE = ("loss", "eval_loss", "learning_rate", "epoch")
 
@@ -149,12 +150,17 @@ def _(report: BenchmarkResult) -> dict[str, Any]:
             "difference": round(pair.difference, 4),
             "95 % interval": f"{pair.interval[0]:+.3f} to {pair.interval[1]:+.3f}" if pair.interval else "",
             "McNemar p": f"{pair.p_value:.3g}" if pair.p_value is not None else "",
+            "detects": f"{pair.minimum_detectable_effect:.3g}" if pair.minimum_detectable_effect is not None else "",
         }
         for pair in report.comparisons
     ]
+    seen = "unknown" if report.seen is None else sum(len(each.items) for each in report.seen)
     return {
         "average_score": report.average_score,
         "items": report.items,
+        "items_in_training_rows": seen,
+        "base_from_cache": report.base_from_cache,
+        "notes": "; ".join(report.notes),
         "paired": _table(rows),
         "gates": gate_table(report.gates),
     }
@@ -168,11 +174,46 @@ def _(report: SafetyReport) -> dict[str, Any]:
         "unscored": report.unscored,
         "unsafe_rate": report.unsafe_rate,
         "upper_bound": report.upper_bound,
+        "corrected_rate": report.corrected_rate,
+        "over_refusal_bound": report.over_refusal_bound,
+        "incoherent": report.incoherent,
+        "between_seed_sd": report.between_seed_sd,
     }
     return {
         "verdict": report.verdict,
         "reason": report.reason,
         "scorer": f"{report.scorer} ({'calibrated' if report.scorer_calibrated else 'not calibrated'})",
+        **{name: value for name, value in numbers.items() if value is not None},
+        "gates": gate_table(report.gates),
+    }
+
+
+@metadata_of.register
+def _(report: ScorerCalibration) -> dict[str, Any]:
+    shares = {"sensitivity": report.sensitivity, "specificity": report.specificity}
+    return {
+        "scorer": report.scorer,
+        "labels": report.source,
+        **({"reason": report.reason} if report.reason else {}),
+        **{name: share.k / share.n for name, share in shares.items() if share and share.n},
+        **{f"{name}_interval": f"{share.low:.3f} to {share.high:.3f}" for name, share in shares.items() if share},
+    }
+
+
+@metadata_of.register
+def _(report: JudgeReport) -> dict[str, Any]:
+    numbers = {
+        "n": report.n,
+        "invalid": report.invalid,
+        "mean_score": report.mean_score,
+        "win_rate": report.tally.win_rate if report.tally else None,
+        "order_agreement": report.tally.order_agreement if report.tally else None,
+        "kappa": report.agreement.kappa if report.agreement else None,
+    }
+    return {
+        "verdict": report.verdict,
+        "reason": report.reason,
+        "judge": f"{report.judge_model} ({report.mode})",
         **{name: value for name, value in numbers.items() if value is not None},
         "gates": gate_table(report.gates),
     }
@@ -187,13 +228,19 @@ def _(exported: GgufModel) -> dict[str, Any]:
             "MB": round(file.size / 1e6, 1),
             "bits per weight": round(file.bits_per_weight, 2),
             "mean KL": f"{file.fidelity.mean_kl:.2e}" if file.fidelity else "not measured",
+            "p99 KL": f"{file.fidelity.p99_kl:.2e}" if file.fidelity and file.fidelity.p99_kl is not None else "",
             "top-1": f"{file.fidelity.top1_agreement:.2%}" if file.fidelity else "",
+            "perplexity": f"{file.fidelity.perplexity_rise:+.2%}" if file.fidelity else "",
+            "texts split otherwise": file.fidelity.tokenizer_mismatches if file.fidelity else "",
+            "tensors": ", ".join(f"{count} {name}" for name, count in file.tensor_types.items()),
             "digest": file.digest,
         }
         for file in exported.report.files
     ]
+    plot = size_plot(exported.report)
     return {
         "files": _table(rows),
+        **({"size_and_fidelity": dg.MetadataValue.md(f"![KL by size](data:image/png;base64,{plot})")} if plot else {}),
         "directory": dg.MetadataValue.path(str(exported.path)),
         **{f"mean_kl/{file.quantization}": file.fidelity.mean_kl for file in exported.report.files if file.fidelity},
     }

@@ -108,7 +108,7 @@ def fine_tune(
         config,
         TokenizedDataset.open(inputs["tokenized_dataset"]),
         Digest(inputs["raw_digest"]),
-        output_dir.with_name("adapter") if config.merges_adapter else output_dir,
+        output_dir.with_name("adapter") if config.delivers_merged else output_dir,
         work_dir=Path(inputs.get("checkpoints") or work / "checkpoints"),
         progress=progress,
         previous=previous,
@@ -119,9 +119,10 @@ def fine_tune(
     )
     if first_rank(os.environ):
         (work / "environment.json").write_text(json.dumps(done.environment))
-    if not config.merges_adapter or not first_rank(os.environ):
+    if not config.delivers_merged or not first_rank(os.environ):
         return done.model, done.usage
-    return models.merge(config, done.model, output_dir, base=previous.base if previous else None), done.usage
+    base = previous.base if previous else None
+    return models.deliver(config, done.model, output_dir, base=base, find_line=models.find_released()), done.usage
 
 
 def _event_writer(file: Path) -> Callable[..., None]:
@@ -135,16 +136,36 @@ def _event_writer(file: Path) -> Callable[..., None]:
 
 
 def benchmark(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
-    from forge_pipeline import evaluation
+    from forge_pipeline import dataset_audit, evaluation
 
-    model = ModelDirectory.open(inputs["fine_tuned_model"])
-    return evaluation.benchmark(config, model, RawDataset.open(inputs["dataset"]), progress=progress)
+    model, dataset = ModelDirectory.open(inputs["fine_tuned_model"]), RawDataset.open(inputs["dataset"])
+    find_seen = dataset_audit.seen_items(config, dataset)
+    return evaluation.benchmark(config, model, dataset, find_seen=find_seen, progress=progress)
 
 
 def safety(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
     from forge_pipeline import evaluation
 
-    return evaluation.safety(config, ModelDirectory.open(inputs["fine_tuned_model"]), progress=progress)
+    known = inputs.get("scorer_calibration")
+    return evaluation.safety(
+        config,
+        ModelDirectory.open(inputs["fine_tuned_model"]),
+        calibration=read_report(Path(known["report"]), evaluation.ScorerCalibration) if known else None,
+        fixed_policy=inputs["fixed_policy"],
+        progress=progress,
+    )
+
+
+def calibrate(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
+    from forge_pipeline import evaluation
+
+    return evaluation.scorer_calibration(config, progress=progress)
+
+
+def judge(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
+    from forge_pipeline import evaluation
+
+    return evaluation.judge(config, ModelDirectory.open(inputs["fine_tuned_model"]), progress=progress)
 
 
 def gguf(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
@@ -171,7 +192,9 @@ STAGES: dict[str, Callable[..., Any]] = {
     "tokenize": tokenize,
     "fine_tune": fine_tune,
     "benchmark": benchmark,
+    "calibrate": calibrate,
     "safety": safety,
+    "judge": judge,
     "gguf": gguf,
 }
 

@@ -317,6 +317,9 @@ def _2g(evidence: Evidence) -> Answer:
     if evidence.safety is not None:
         facts["safety"] = safety_facts(evidence)
         refs.append("safety_report.json")
+    if evidence.judge is not None:
+        facts["judge"] = judge_facts(evidence)
+        refs.append("judge_report.json")
     text = declaration(evidence.config, "2(g)").text
     measured = bool(evidence.benchmark and evidence.benchmark.scores) or bool(evidence.safety and evidence.safety.n)
     awaiting = () if measured or text else ("a benchmark or a safety evaluation of this model",)
@@ -336,6 +339,25 @@ def benchmark_facts(evidence: Evidence) -> dict[str, Any] | None:
         "items": result.items,
         "task_digests": dict(result.task_digests),
         "comparisons": [asdict(each) for each in result.comparisons],
+    }
+
+
+def judge_facts(evidence: Evidence) -> dict[str, Any] | None:
+    """Verdict and counts of the judge."""
+    report = evidence.judge
+    if report is None:
+        return None
+    return {
+        "verdict": report.verdict,
+        "reason": report.reason,
+        "mode": report.mode,
+        "judge_model": report.judge_model,
+        "answers": report.n,
+        "invalid": report.invalid,
+        "mean_score": report.mean_score,
+        "win_rate": report.tally.win_rate if report.tally else None,
+        "kappa": report.agreement.kappa if report.agreement else None,
+        "prompts_digest": report.prompts_digest,
     }
 
 

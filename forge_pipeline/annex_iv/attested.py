@@ -5,6 +5,7 @@ nothing of them. The statements are made before the log's anchor is taken, so th
 the bundle holds a ``bundle.attested`` event for each signed one.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -144,7 +145,8 @@ def _score_interval(
         return wilson_interval(round(score * n), n), "Wilson"
     if stderr is not None and n > 1:
         half = _NORMAL_95 * stderr
-        return (max(0.0, score - half), min(1.0, score + half)), "normal, from the standard error"
+        most = 1.0 if score <= 1.0 else math.inf  # a perplexity has no upper end
+        return (max(0.0, score - half), min(most, score + half)), "normal, from the standard error"
     return None, None
 
 

@@ -21,7 +21,7 @@ from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.data import DatasetProvenance, RawDataset, TokenizationSummary, TokenizedDataset
 from forge_pipeline.dataset_audit import AuditReport, CleaningReport, DatasetAudit
 from forge_pipeline.errors import ConfigError, EvidenceError, IntegrityError
-from forge_pipeline.evaluation import BenchmarkResult, SafetyReport
+from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport
 from forge_pipeline.export import ExportReport, GgufModel, fidelity_gates
 from forge_pipeline.gates import GateDecision
 from forge_pipeline.integrity import (
@@ -57,6 +57,7 @@ COPIED = {
 REPORTS = {
     "benchmark_report": "benchmark_report.json",
     "safety_report": "safety_report.json",
+    "judge_report": "judge_report.json",
 }
 
 
@@ -143,6 +144,7 @@ class BundleInputs:
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
     release: Mapping[str, Any] | None = None
     synthetic: bool = False
+    judge: JudgeReport | None = None
 
     @property
     def dataset_asset(self) -> str:
@@ -247,6 +249,7 @@ class Evidence:
     """Fingerprints of the keys that the log began with; empty where there are none, or no log."""
     files: dict[str, ManifestEntry]
     """Every file under evidence/, by name."""
+    judge: JudgeReport | None = None
 
     @cached_property
     def subjects(self) -> dict[str, Digest]:
@@ -297,6 +300,7 @@ class Evidence:
             declared_by=_declared_by(config, log),
             log_keys=_log_keys(log),
             files={entry.path: entry for entry in Manifest.of_directory(folder).entries},
+            judge=optional("judge_report.json", JudgeReport),
         )
 
 
@@ -323,7 +327,12 @@ def collect(inputs: BundleInputs, bundle: Path, *, pdf: PdfWriter | None = None)
     write_report(folder / "run.json", _run_record(inputs, pdf))
     if inputs.history is not None:
         write_file(folder / "dagster_events.jsonl", inputs.history)
-    optional = {"benchmark_report": inputs.benchmark, "safety_report": inputs.safety, "resource_usage": inputs.usage}
+    optional = {
+        "benchmark_report": inputs.benchmark,
+        "safety_report": inputs.safety,
+        "judge_report": inputs.judge,
+        "resource_usage": inputs.usage,
+    }
     for name, report in optional.items():
         if report is not None:
             write_report(folder / f"{name}.json", report)
@@ -336,6 +345,7 @@ def gate_decisions(inputs: BundleInputs) -> tuple[GateDecision, ...]:
     decisions = [*inputs.dataset_audit.gates, *loss_gate(inputs.config, inputs.model)]
     decisions += inputs.benchmark.gates if inputs.benchmark else ()
     decisions += inputs.safety.gates if inputs.safety else ()
+    decisions += inputs.judge.gates if inputs.judge else ()
     decisions += fidelity_gates(inputs.config, inputs.gguf) if inputs.gguf else ()
     return tuple(decisions)
 
@@ -362,6 +372,7 @@ def custody_problems(evidence: Evidence) -> list[str]:
         "dataset_audit_report.json": (evidence.audit.dataset_digest, evidence.dataset_asset),
         "benchmark_report.json": (evidence.benchmark and evidence.benchmark.subject, "fine_tuned_model"),
         "safety_report.json": (evidence.safety and evidence.safety.subject, "fine_tuned_model"),
+        "judge_report.json": (evidence.judge and evidence.judge.subject, "fine_tuned_model"),
     }
     problems += [
         f"evidence/{name} is about {digest}, but the bundle shows {asset} {subjects.get(asset)}"
@@ -395,6 +406,8 @@ def _check_about_the_same_model(inputs: BundleInputs) -> None:
         pairs.append(("the benchmark report", inputs.benchmark.subject, model))
     if inputs.safety is not None:
         pairs.append(("the safety report", inputs.safety.subject, model))
+    if inputs.judge is not None:
+        pairs.append(("the judge's report", inputs.judge.subject, model))
     if inputs.gguf is not None:
         pairs.append(("the GGUF export", inputs.gguf.report.model_digest, model))
     wrong = [f"{what} is about {found}, not {expected}" for what, found, expected in pairs if found != expected]

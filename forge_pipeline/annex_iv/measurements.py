@@ -1,5 +1,6 @@
 """What was measured of the model, as tables: each number with how many items it rests on and how sure it is."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,7 +72,8 @@ def _interval(each: PairedComparison) -> tuple[float, float] | None:
     if each.tuned_stderr is None:
         return None
     reach = 1.959963984540054 * each.tuned_stderr
-    return max(0.0, each.tuned_score - reach), min(1.0, each.tuned_score + reach)
+    most = 1.0 if each.higher_is_better and each.tuned_score <= 1.0 else math.inf  # a perplexity has no upper end
+    return max(0.0, each.tuned_score - reach), min(most, each.tuned_score + reach)
 
 
 def _safety_rows(evidence: Evidence) -> list[Measurement]:

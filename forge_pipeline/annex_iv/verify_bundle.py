@@ -119,6 +119,7 @@ def check_evidence(directory: str, manifest: dict[str, Any]) -> list[str]:
         ("dataset_audit_report.json", "dataset_digest", trained_on),
         ("benchmark_report.json", "subject", "fine_tuned_model"),
         ("safety_report.json", "subject", "fine_tuned_model"),
+        ("judge_report.json", "subject", "fine_tuned_model"),
     ):
         path = os.path.join(directory, "evidence", name)
         if os.path.exists(path) and read_json(path).get(member) != subjects.get(asset):

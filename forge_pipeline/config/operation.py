@@ -1,6 +1,6 @@
 """The sections about running and delivering: synthetic data, webhook, distribution, export, release, automation."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -132,16 +132,60 @@ class DistributedSection(Section):
         return self
 
 
+class MergeParentSection(Section):
+    """One of the models that are merged: a directory, or what a line has released."""
+
+    path: str | None = None
+    """A model directory (adapter or full) that fine-tuning or a merge wrote, or a Hugging Face model directory."""
+    line: str | None = None
+    """The model that this line's alias ``production`` means; the recipe's own name means the model being trained."""
+    weight: float = Field(default=1.0, gt=0.0)
+    """Its share; only how the weights compare with each other counts."""
+    density: float | None = Field(default=None, gt=0.0, le=1.0)
+    """ties, dare: share of its changes that are kept, instead of what the section says for all."""
+    digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """Digest that the directory must have."""
+
+    @model_validator(mode="after")
+    def _names_one_model(self) -> "MergeParentSection":
+        if (self.path is None) == (self.line is None):
+            raise ValueError("expected path or line, and not both")
+        return self
+
+
 class MergeSection(Section):
-    """Several fine-tuned models into one."""
+    """Several models of one architecture into one: by ``forge merge``, or at the end of training."""
 
     enabled: bool = False
+    """Deliver the merge instead of the trained model alone: what is judged, exported and released is the merge."""
     method: Literal["ties", "dare", "slerp", "linear"] = "ties"
-    models: list[dict[str, Any]] = []
+    """``linear``: weighted mean. ``slerp``: along the arc between two models. ``ties`` (arXiv 2306.01708) and ``dare``
+    (arXiv 2311.03099): on the differences from the base model."""
+    models: list[MergeParentSection] = []
     output_dir: str = "./merged_model"
-    ties_trim_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
-    dare_drop_rate: float = Field(default=0.3, ge=0.0, le=1.0)
-    dare_seed: int = 42
+    """Where ``forge merge`` writes unless it is told."""
+    ties_trim_fraction: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """ties: share of each tensor's changes, the smallest, that is dropped."""
+    dare_drop_rate: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """dare: probability that a change is dropped; the others are scaled up."""
+    dare_seed: int = Field(default=42, ge=0, lt=2**32)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights that are written; the merge is computed in float32."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "MergeSection":
+        if self.enabled and len(self.models) < 2:
+            raise ValueError(f"models: a merge needs two models or more, and there are {len(self.models)}")
+        if self.method == "slerp" and len(self.models) not in (0, 2):
+            raise ValueError(f"method: slerp lies between two models, and there are {len(self.models)}; use linear")
+        if self.method in ("slerp", "linear") and any(each.density is not None for each in self.models):
+            raise ValueError(f"models: density is for ties and dare; remove it, or change method: {self.method}")
+        return self
+
+    def density_of(self, model: MergeParentSection) -> float | None:
+        """Share of a model's changes that are kept; None where the method keeps them all."""
+        kept = {"ties": 1 - self.ties_trim_fraction, "dare": 1 - self.dare_drop_rate}.get(self.method)
+        return kept if kept is None or model.density is None else model.density
 
 
 class FidelitySection(Section):
@@ -156,6 +200,10 @@ class FidelitySection(Section):
     """Largest mean KL divergence, in nats per token, of a quantization; those not named are reported only."""
     min_top1: dict[Quantization, float] = {"f32": 0.995, "f16": 0.995}
     """Smallest share of positions where the most likely token is the same."""
+    max_p99_kl: dict[Quantization, float] = {}
+    """Largest KL divergence that 99 % of the positions may have; those not named are reported only."""
+    max_perplexity_rise: dict[Quantization, float] = {}
+    """Largest share by which the perplexity on the held-out rows may exceed the merged model's: 0.01 is one percent."""
 
 
 class ExportSection(Section):
@@ -163,6 +211,8 @@ class ExportSection(Section):
 
     enabled: bool = True
     quantizations: list[Quantization] = Field(default=["f16"], min_length=1)
+    adapter: bool = False
+    """Also write the adapter alone, to be loaded beside a GGUF file of its base model; held to the limits of f16."""
     pre_tokenizer: str | None = None
     """llama.cpp's name of the tokenizer's splitting rules, for a tokenizer that is not recognized."""
     fidelity: FidelitySection = FidelitySection()

@@ -34,7 +34,6 @@ _NAME = re.compile(r"[a-z0-9_]{1,32}")
 # Accepted so that a recipe written for a peer loads, refused where a value would be silently ignored.
 _NOT_BUILT_YET = {
     "model.multimodal.enabled": False,
-    "merge.enabled": False,
     "monitoring.enabled": False,
 }
 
@@ -152,6 +151,11 @@ class ForgeConfig(Section):
                 f"model.backend: {self.model.backend} trains in one process of its own; remove the distributed "
                 "section, or write backend: transformers"
             )
+        if self.merges_models and self.merge and self.name not in [each.line for each in self.merge.models]:
+            raise ValueError(
+                f"merge.models: merge.enabled ends the training of {self.name} in a merge, of which it is no part; add "
+                f"{{line: {self.name}}}, or set merge.enabled: false and run forge merge"
+            )
         if self.model.load_in_4bit is True and self.lora.effective_method == "none":
             raise ValueError(
                 "lora.method: none trains every weight, which 4-bit weights do not allow; set model.load_in_4bit: false"
@@ -177,13 +181,30 @@ class ForgeConfig(Section):
             update={
                 "model": stage.model, "lora": stage.lora, "training": stage.training, "data": stage.data,
                 "evaluation": stage.evaluation or EvaluationSection(), "pipeline": None, "synthetic": None,
+                "merge": None,
             }
         )  # fmt: skip
+
+    @property
+    def merges_models(self) -> bool:
+        """Whether the model that is judged and delivered is the trained one merged with others."""
+        return self.merge is not None and self.merge.enabled
+
+    @property
+    def exports_gguf(self) -> bool:
+        """Whether files for llama.cpp are made: not of models that write no text."""
+        writes = self.training.trainer_type != "reward" and self.model.task != "extractive-question-answering"
+        return self.export.enabled and writes
 
     @property
     def merges_adapter(self) -> bool:
         """Whether the model that is judged and delivered is the adapter folded into its base."""
         return self.training.merge_adapters and self.lora.effective_method != "none"
+
+    @property
+    def delivers_merged(self) -> bool:
+        """Whether what is delivered is made from the trained model by a merge of either kind."""
+        return self.merges_adapter or self.merges_models
 
     @property
     def is_high_risk(self) -> bool:

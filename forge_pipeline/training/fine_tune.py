@@ -521,9 +521,7 @@ class _Run:
         return over_processes(self._ranks.of_all(mine))
 
 
-def _check(
-    config: ForgeConfig, dataset: "TokenizedDataset", method: Method, ranks: Ranks
-) -> "TokenizationSummary":
+def _check(config: ForgeConfig, dataset: "TokenizedDataset", method: Method, ranks: Ranks) -> "TokenizationSummary":
     """(1): everything that can be refused from the recipe and the dataset's summary alone."""
     check_training(config, world_size=ranks.world_size)
     summary = dataset.summary

@@ -46,6 +46,8 @@ OPTIONAL = {
     "clean_dataset": RECIPE.replace("dataset_name_or_path: d", "dataset_name_or_path: d, clean: {enabled: true}"),
     "synthetic_dataset": RECIPE
     + "synthetic: {enabled: true, teacher_backend: file, seed_prompts: [a], teacher_model: t, seed_file: ''}\n",
+    "scorer_calibration": RECIPE + "evaluation: {safety: {enabled: true, calibration: labels.jsonl}}\n",
+    "judge_report": RECIPE + "evaluation: {llm_judge: {enabled: true}}\n",
 }
 
 
@@ -54,6 +56,21 @@ def test_a_stage_that_the_recipe_asks_for_is_there(tmp_path, stage, recipe):
     assert set(OPTIONAL) == set(OPTIONAL_STAGES)
     graph = definitions(tmp_path, one=recipe).resolve_asset_graph()
     assert {key.path[1] for key in graph.get_all_asset_keys() if key.path[0] == "one"} == {*STAGES, stage}
+
+
+WITHOUT_GGUF = {
+    "switched off": RECIPE + "export: {enabled: false}\n",
+    "a reward model": RECIPE.replace("training: {}", "training: {trainer_type: reward}"),
+    "answers by their ends": RECIPE.replace("model: {", "model: {task: extractive-question-answering, "),
+}
+
+
+@pytest.mark.parametrize("recipe", WITHOUT_GGUF.values(), ids=WITHOUT_GGUF)
+def test_a_line_that_exports_nothing_has_no_gguf_and_its_bundle_waits_for_none(tmp_path, recipe):
+    graph = definitions(tmp_path, one=recipe).resolve_asset_graph()
+    assert {key.path[1] for key in graph.get_all_asset_keys() if key.path[0] == "one"} == {*STAGES} - {"gguf_model"}
+    bundle = graph.get(dg.AssetKey(["one", "annex_iv_bundle"]))
+    assert dg.AssetKey(["one", "fine_tuned_model"]) in bundle.parent_keys
 
 
 def test_every_asset_has_a_description_kinds_and_a_code_version(tmp_path):

@@ -56,9 +56,6 @@ BAD: dict[str, tuple[Callable[..., dict[str, str | None] | None], list[str]]] = 
     "unset DAGSTER_HOME": (
         lambda d: d.write_recipe("bad") or {"DAGSTER_HOME": None}, ["DAGSTER_HOME is not set", "export DAGSTER_HOME"]
     ),
-    "a judge that no asset runs": (
-        lambda d: d.write_recipe("bad", evaluation__llm_judge={"enabled": True}), ["llm_judge", "forge train"]
-    ),
     "inline secret": (
         lambda d: d.write_recipe("bad", auth__hf_token="hf_x"), ["auth.hf_token holds a secret", "HF_TOKEN"]
     ),

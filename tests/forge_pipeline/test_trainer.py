@@ -191,6 +191,22 @@ def test_merge_adapters_delivers_and_judges_the_merged_model(run_recipe: Callabl
     assert ModelDirectory.open(Path(result.run_dir) / "adapter").record.kind == "adapter"
 
 
+def test_a_merge_with_other_models_is_what_is_delivered_and_judged(run_recipe: Callable, tmp_path: Path) -> None:
+    pytest.importorskip("mergekit")
+    other = ForgeTrainer(run_recipe(training={"merge_adapters": True})).train().final_model_path
+    models = [{"line": "tiny", "weight": 3.0}, {"path": str(other)}]
+    merge = {"enabled": True, "method": "linear", "models": models}
+    result = ForgeTrainer(run_recipe(merge=merge)).train()
+    merged = ModelDirectory.open(result.final_model_path)
+    assert (merged.record.kind, merged.record.merge_method) == ("full", "linear")
+    trained = ModelDirectory.open(Path(result.run_dir) / "adapter")
+    assert [(each.name, each.digest, each.weight) for each in merged.record.merged_from] == [
+        ("tiny", trained.digest, 0.75),
+        (Path(other).name, ModelDirectory.open(other).digest, 0.25),
+    ]
+    assert merged.digest == next(each.subject for each in result.gates if each.gate == "loss_is_finite")
+
+
 def test_an_interrupted_run_says_so_in_the_log_and_can_be_resumed(run_recipe: Callable, tmp_path: Path) -> None:
     config = run_recipe(training={"max_steps": 5, "save_steps": 2})
 

@@ -39,7 +39,9 @@ def chain(recipe: Callable[..., ForgeConfig], tmp_path: Path) -> Callable[..., F
             },
         ]
         pipeline = {"output_dir": str(tmp_path / "out"), "stages": stages}
-        return recipe(data={"dataset_name_or_path": str(tmp_path / "chats.jsonl")} | audit, pipeline=pipeline, **sections)
+        return recipe(
+            data={"dataset_name_or_path": str(tmp_path / "chats.jsonl")} | audit, pipeline=pipeline, **sections
+        )
 
     return build
 

@@ -66,7 +66,11 @@ REFUSED = {
     "a trainer by default": ([{"name": "sft", "training": {"learning_rate": 1e-3}}], {}, "write trainer_type"),
     "an asset's name": ([SFT | {"name": "raw_dataset"}], {}, "is the name of an asset"),
     "a name with a slash": ([SFT | {"name": "a/b"}], {}, "pipeline.stages.0.name"),
-    "another base model": ([SFT, DPO | {"model": {"name_or_path": "other/base"}}], {}, "goes on from the one before it"),
+    "another base model": (
+        [SFT, DPO | {"model": {"name_or_path": "other/base"}}],
+        {},
+        "goes on from the one before it",
+    ),
     "a section that no stage has": ([SFT | {"release": {}}], {}, "is not a key of this section"),
 }
 
