@@ -3,7 +3,7 @@
     recipe -> raw_dataset -> dataset_audit_report -> tokenized_dataset -> fine_tuned_model
            -> benchmark_report, safety_report, judge_report -> gguf_model -> annex_iv_bundle -> released_model
 
-`judge_report`, and `scorer_calibration` before `safety_report`, only where the recipe asks for them.
+`scorer_calibration` before `safety_report`, `judge_report`, and `published_model` at the end: where a recipe asks.
 `definitions.py` holds the one `defs`; `line.py` what all assets of a recipe share.
 No module here uses `from __future__ import annotations`: Dagster reads the annotations.
 """

@@ -25,6 +25,7 @@ from assets import (
     ingestion,
     judging,
     notifications,
+    publishing,
     recipe,
     release,
     safety,
@@ -101,6 +102,7 @@ def _build_whole(line: Line) -> dg.Definitions:
             *([gguf_export.build_gguf_model(line)] if exports else []),
             annex_iv.build_annex_iv_bundle(line),
             release.build_released_model(line),
+            *([publishing.build_published_model(line)] if "published_model" in line.stages else []),
         ],
         asset_checks=[
             recipe.build_recipe_checks(line),

@@ -41,6 +41,7 @@ STAGES = (
     "gguf_model",
     "annex_iv_bundle",
     "released_model",
+    "published_model",
 )
 _HANDED_ON = {
     "fine_tuned_model": ModelDirectory,
@@ -56,7 +57,7 @@ _IF_THERE = {
     "calibrated": ("scorer_calibration",),
     "optional": ("judge_report", "gguf_model"),
 }
-OPTIONAL_STAGES = ("synthetic_dataset", "clean_dataset", "scorer_calibration", "judge_report")
+OPTIONAL_STAGES = ("synthetic_dataset", "clean_dataset", "scorer_calibration", "judge_report", "published_model")
 """Stages of lines whose recipe asks for them."""
 
 
@@ -137,6 +138,7 @@ class Line:
             "scorer_calibration": self.has_calibration,
             "judge_report": self.has_judge,
             "gguf_model": self.config is None or self.config.exports_gguf,
+            "published_model": bool(self.config and self.config.release.push_to),
         }
         return tuple(stage for stage in STAGES if asked_for.get(stage, True))
 

@@ -12,6 +12,7 @@ from forge_pipeline.annex_iv import AnnexIvBundle
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.data import RawDataset, TokenizedDataset
 from forge_pipeline.dataset_audit import DatasetAudit
+from forge_pipeline.deploy.hub_push import Pushed
 from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport, ScorerCalibration
 from forge_pipeline.export import GgufModel
 from forge_pipeline.gates import GateDecision
@@ -29,6 +30,11 @@ _IN_THE_CURVE = ("loss", "eval_loss", "learning_rate", "epoch")
 def metadata_of(result: Any) -> dict[str, Any]:
     """Metadata of one stage's result; empty for a type that is not the pipeline's."""
     return {}
+
+
+@metadata_of.register
+def _(pushed: Pushed) -> dict[str, Any]:
+    return {"repository": pushed.repo_id, "commit": pushed.commit, "url": dg.MetadataValue.url(pushed.url)}
 
 
 @metadata_of.register

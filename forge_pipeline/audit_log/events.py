@@ -191,6 +191,13 @@ _ROWS: tuple[EventType, ...] = (
         "model.released", {"subject": "digest"}, "released_model", "17(1)(d), 18(1)", "These bytes were released."
     ),
     EventType(
+        "model.pushed",
+        {"subject": "digest", "repository": "string", "commit": "string"},
+        "published_model",
+        "13(1)",
+        "A released model and its card were pushed to a repository.",
+    ),
+    EventType(
         "release.started",
         {"subject": "digest", "alias": "string"},
         "released_model",

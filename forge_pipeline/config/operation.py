@@ -246,6 +246,10 @@ class ReleaseSection(Section):
     """Whose decisions count: those signed with these keys. Empty: everybody's."""
     roles: list[str] = []
     """Each of these must be among the approvers' roles; needs `approvers`."""
+    push_to: str | None = Field(default=None, pattern=r"^[^/\s]+/[^/\s]+$")
+    """Hub repository, owner/name, that a released model and its card are pushed to; None: nowhere."""
+    push_public: bool = False
+    """Make that repository public where it is made; one that is there stays as it is."""
 
     @model_validator(mode="after")
     def _approvers_agree(self) -> "ReleaseSection":

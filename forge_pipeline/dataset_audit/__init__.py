@@ -6,6 +6,7 @@ from forge_pipeline._lazy import attributes
 
 if TYPE_CHECKING:
     from forge_pipeline.dataset_audit.artifacts import DatasetAudit
+    from forge_pipeline.dataset_audit.benchmark_items_seen import seen_items
     from forge_pipeline.dataset_audit.cleaning import CleaningReport, clean, cleaning_report
     from forge_pipeline.dataset_audit.deduplicated import DeduplicationReport, deduplicate
     from forge_pipeline.dataset_audit.finding import Finding, RowFinding
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from forge_pipeline.dataset_audit.report import AuditReport
     from forge_pipeline.dataset_audit.run import audit_dataset
     from forge_pipeline.dataset_audit.secret_scan import detect_secrets, find_secrets, mask_secrets
-    from forge_pipeline.dataset_audit.seen_items import seen_items
     from forge_pipeline.dataset_audit.simhash import compute_simhash
     from forge_pipeline.dataset_audit.stage import audit_raw_dataset
 
@@ -41,7 +41,7 @@ _EXPORTS = {
     "mask_secrets": "secret_scan",
     "near_duplicate_groups": "grouping",
     "row_grouping": "grouping",
-    "seen_items": "seen_items",
+    "seen_items": "benchmark_items_seen",
 }
 
 __all__ = [

@@ -48,6 +48,7 @@ OPTIONAL = {
     + "synthetic: {enabled: true, teacher_backend: file, seed_prompts: [a], teacher_model: t, seed_file: ''}\n",
     "scorer_calibration": RECIPE + "evaluation: {safety: {enabled: true, calibration: labels.jsonl}}\n",
     "judge_report": RECIPE + "evaluation: {llm_judge: {enabled: true}}\n",
+    "published_model": RECIPE + "release: {push_to: owner/name}\n",
 }
 
 

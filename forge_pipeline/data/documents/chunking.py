@@ -280,6 +280,7 @@ def _by_tokens(
     """Windows over the text of all blocks. Only about a window's text is held at a time."""
     source = iter(placed)
     text, at, guess = "", 0, 4 * limit  # `text[at:]` is to be cut; what stands before it, a block may still begin in
+    reached = 0  # where the last window ended in `text`
     begins: deque[tuple[int, _Placed]] = deque()  # where blocks begin in `text`
     more = True
     while True:
@@ -303,7 +304,10 @@ def _by_tokens(
         if end == at + _reach(guess) < len(text) or (end == len(text) and more):
             guess *= 4
             continue
-        guess = max(1, end - at)
+        if end <= reached:  # what is shared leaves no room for the next character
+            at = reached
+            continue
+        reached, guess = end, max(1, end - at)
         while len(begins) > 1 and begins[1][0] <= at:
             begins.popleft()
         yield begins[0][1].chunk(text[at:end])
@@ -312,4 +316,4 @@ def _by_tokens(
         at += _start_of_suffix(text[at:end], overlap, count, max(1, guess * overlap // limit))
         if 2 * at > len(text):  # seldom enough that a long block is not copied for each of its windows
             begins = deque((start - at, item) for start, item in begins)
-            text, at = text[at:], 0
+            text, at, reached = text[at:], 0, reached - at

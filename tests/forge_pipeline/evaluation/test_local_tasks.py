@@ -70,7 +70,7 @@ def test_instructions_are_scored_without_a_network(base_model: Any, tokenizer: A
 
 def test_without_its_package_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(OptionalDependencyError, match=r"forge-pipeline\[reasoning\]"):
+    with pytest.raises(OptionalDependencyError, match=r"forge-pipeline\[rewards\]"):
         load_tasks(["reasoning_gym"])
 
 

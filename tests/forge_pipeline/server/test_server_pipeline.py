@@ -40,11 +40,6 @@ WAYS: dict[str, tuple[dict[str, Any], set[str], dict[str, Any]]] = {
         {"reward_accuracy", "mean_reward"},
         {"prompt": "Question 3", "temperature": 0},
     ),
-    "summarization": (
-        {"task": "summarization", "dataset": "documents.jsonl"},
-        {"rouge1", "rouge2", "rougeL", "rougeLsum"},
-        {"prompt": DOCUMENTS[0]["document"]},
-    ),
     "answers": (
         {"task": ANSWER, "dataset": "questions.jsonl"},
         {"exact_match", "f1"},
@@ -74,7 +69,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def jobs(studio: Studio, tiny_model: Path, tiny_t5: Path) -> dict[str, str]:
+def jobs(studio: Studio, tiny_model: Path) -> dict[str, str]:
     """All of them in the queue at once, before Dagster is ready."""
     body = {
         "num_train_epochs": 2,
@@ -87,8 +82,7 @@ def jobs(studio: Studio, tiny_model: Path, tiny_t5: Path) -> dict[str, str]:
     }
     queued = {}
     for name, (sent, _, _) in WAYS.items():
-        model = tiny_t5 if name == "summarization" else tiny_model
-        reply = studio.queue(model_name=str(model), **(body | sent))
+        reply = studio.queue(model_name=str(tiny_model), **(body | sent))
         assert reply.status_code == 200, reply.text
         queued[name] = reply.json()["job_id"]
     assert [studio.job(job)["status"] for job in queued.values()] == ["queued"] * len(queued)

@@ -106,7 +106,9 @@ os._exit(code)
     program.write_text(worker)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
     started = time.monotonic()
-    code = run_child(command, environment=os.environ | {"PYTHONPATH": os.getcwd()}, output=subprocess.DEVNULL)
+    code = run_child(
+        command, environment=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}, output=subprocess.DEVNULL
+    )
     assert time.monotonic() - started < 60
     assert code != 0
     assert read_outcome(tmp_path / "outcome.json")["error"] == {
@@ -129,10 +131,12 @@ def test_interrupting_the_caller_ends_every_rank(recipe: Callable, tokenized: Ca
         training={"max_steps": 100_000, "per_device_train_batch_size": 1, "logging_steps": 1}, distributed=TWO
     )
     ranks: list[psutil.Process] = []
+    before = {child.pid for child in psutil.Process().children(recursive=True)}  # of other tests' fixtures
 
     def interrupt(moment: Progress) -> None:
         if moment.step >= 2 and not ranks:
-            ranks.extend(psutil.Process().children(recursive=True))
+            mine = psutil.Process().children(recursive=True)
+            ranks.extend(child for child in mine if child.pid not in before)
             interrupt.at = time.monotonic()
             raise KeyboardInterrupt
 
@@ -160,7 +164,10 @@ with lifeline(Path({str(tmp_path / "lines")!r})) as held:
     time.sleep(60)
 """
     caller = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()}
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert caller.stdout is not None
     ranks = [psutil.Process(int(caller.stdout.readline())) for _ in range(2)]

@@ -53,7 +53,7 @@ def start(recipe, tokenized, tmp_path):
         tokenized("sft")
         training = {"max_steps": steps, "per_device_train_batch_size": 1}
         write_report(tmp_path / "recipe.json", recipe(training=training, distributed={"processes": 2}))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
         environment.pop("DAGSTER_HOME", None)
         return subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], env=environment)
 

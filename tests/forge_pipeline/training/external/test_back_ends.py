@@ -191,12 +191,14 @@ def test_interrupting_ends_a_tool_that_does_not_listen(
     recipe: Callable, tokenized: Callable, fake: Callable, tmp_path: Path
 ) -> None:
     children: list[psutil.Process] = []
+    before = {child.pid for child in psutil.Process().children(recursive=True)}  # of other tests' fixtures
     asked = 0.0
 
     def interrupt(moment: Progress) -> None:
         nonlocal asked
         if moment.step == 1:
-            children.extend(psutil.Process().children(recursive=True))
+            mine = psutil.Process().children(recursive=True)
+            children.extend(child for child in mine if child.pid not in before)
             time.sleep(0.5)
             asked = time.monotonic()
             raise KeyboardInterrupt
