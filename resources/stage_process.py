@@ -1,4 +1,4 @@
-"""Runs a heavy stage in its own process group, over Dagster Pipes.
+"""Runs a heavy stage in its own process group, over Dagster Pipes: a fork of `StageServer`'s process, or a new one.
 
 Guarantees, each with a test: cancelling the run ends the whole group within five
 seconds (SIGINT, then SIGTERM, then SIGKILL); killing the run worker leaves no orphan
@@ -21,17 +21,20 @@ from forge_pipeline import errors
 from forge_pipeline.config import ForgeConfig
 from forge_pipeline.integrity import REPORT_FILE, DirectoryArtifact, read_report, write_report
 from forge_pipeline.models.threads import free_cores
-from forge_pipeline.training.child_process import end_group, run_child
+from forge_pipeline.training.child_process import end_group, follow, run_child
 from forge_pipeline.training.distributed import count_gpus
 from forge_pipeline.training.launcher import Launch, alone, build_launch, read_outcome
 from resources.environment import CHECKOUT
 from resources.home import Home
 from resources.last_word import failure
+from resources.stage_server import StageServer, can_fork
 from resources.store import ArtifactStore
 
 Result = TypeVar("Result")
 
 __all__ = ["ENVIRONMENT", "StageProcess", "end_group"]
+
+_SERVER = StageServer()  # of this process; it ends with it
 
 ENVIRONMENT = "training_environment"
 """Metadata of a trained model: what may make it come out different elsewhere."""
@@ -91,7 +94,7 @@ class StageProcess(dg.ConfigurableResource[Any]):
         }
         (work / "spec.json").write_text(json.dumps(spec))
         try:
-            code = self._spawn(context, work / "spec.json", self._launch(stage, recipe))
+            code = self._spawn(context, stage, work / "spec.json", self._launch(stage, recipe))
         finally:
             _pass_on_events(work / "events.jsonl", log_event)
         outcome = read_outcome(work / "outcome.json")
@@ -111,7 +114,7 @@ class StageProcess(dg.ConfigurableResource[Any]):
             return alone(os.environ, gpus)
         return build_launch(recipe, environ=os.environ, gpus=gpus, command=self.launcher)
 
-    def _spawn(self, context: dg.AssetExecutionContext, spec: Path, launch: Launch) -> int:
+    def _spawn(self, context: dg.AssetExecutionContext, stage: str, spec: Path, launch: Launch) -> int:
         """Start the child, wait for it, and return its exit code; on interruption end all its processes."""
         with (
             dg.open_pipes_session(
@@ -130,6 +133,8 @@ class StageProcess(dg.ConfigurableResource[Any]):
                 "FORGE_HOME": self.home,
             }
             environment.setdefault("OMP_NUM_THREADS", str(launch.threads(free_cores())))
+            if not launch.starts_ranks and can_fork(count_gpus(os.environ)):
+                return follow(_SERVER.start(stage, str(spec), environment))
             return run_child(launch.of_module("resources.stage_worker", str(spec)), environment=environment)
 
 

@@ -7,7 +7,8 @@ training step slower than one thread alone (measured: 27 tokens/s with two threa
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def free_cores() -> int:
 
     busy = psutil.cpu_percent(interval=_WATCHED) / 100
     return max(1, min(usable_cores(), round((os.cpu_count() or 1) * (1 - busy))))
+
+
+def count_threads(environ: Mapping[str, str]) -> None:
+    """Give torch, where it is imported, the number of threads that it would have read from OMP_NUM_THREADS."""
+    torch = sys.modules.get("torch")
+    number = environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and number.isdigit() and int(number) > 0:
+        torch.set_num_threads(int(number))
 
 
 @contextmanager

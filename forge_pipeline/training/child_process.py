@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 LIFELINE = "FORGE_LIFELINE"
 """Environment variable: a FIFO whose read end the parent holds for as long as it lives."""
@@ -29,6 +29,14 @@ LIFELINE_FD = "FORGE_LIFELINE_FD"
 _GRACE = ((signal.SIGINT, 2.0), (signal.SIGTERM, 1.5), (signal.SIGKILL, 1.0))  # seconds after each signal
 _POLL = 0.1  # seconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Child(Protocol):
+    """What is asked of a child process; `subprocess.Popen` is one."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
 
 
 def run_child(
@@ -58,18 +66,23 @@ def run_child(
         stderr=None if output is None else subprocess.STDOUT,
         cwd=directory,
     )
+    return follow(process, on_poll)
+
+
+def follow(process: Child, on_poll: Callable[[], None] = lambda: None) -> int:
+    """Wait for a child that leads its own process group; see `run_child`."""
     try:
-        while process.poll() is None:
+        while (code := process.poll()) is None:
             on_poll()
             time.sleep(_POLL)
     except BaseException:  # also an interrupt: whatever stops us must not leave the child behind
         end_group(process)
         raise
     on_poll()
-    return process.returncode
+    return code
 
 
-def end_group(process: "subprocess.Popen[bytes]") -> None:
+def end_group(process: Child) -> None:
     """End a child's process group and all its descendants within five seconds."""
     others: set[Any] = set()
     for number, seconds in _GRACE:
@@ -117,7 +130,7 @@ def _kill(processes: set[Any]) -> None:
             continue
 
 
-def _group_alive(process: "subprocess.Popen[bytes]") -> bool:
+def _group_alive(process: Child) -> bool:
     process.poll()  # reaps the leader, which would otherwise count as alive
     try:
         os.killpg(process.pid, 0)

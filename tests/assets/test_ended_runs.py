@@ -42,7 +42,9 @@ def training_process(deployment, run):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if any('"fine_tune", "step": 2' in file.read_text() for file in set(progress.glob("*.jsonl")) - earlier):
-            return next(c for c in psutil.Process(run.pid).children() if "resources.stage_worker" in c.cmdline())
+            server = next(c for c in psutil.Process(run.pid).children() if "resources.stage_server" in c.cmdline())
+            (stage,) = server.children()
+            return stage
         assert run.poll() is None, "the run ended before it trained"
         time.sleep(0.1)
     raise AssertionError("no training step within two minutes")
