@@ -7,9 +7,11 @@ format fixes, because reading every package's metadata costs a fifth of a second
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from email.parser import HeaderParser
+from functools import cache
+from pathlib import Path
 
 from forge_pipeline.integrity import Digest, json_digest
 
@@ -32,14 +34,21 @@ def installed_packages(path: Sequence[str] | None = None) -> dict[str, str]:
     Of two versions the first on the path counts, as for an import. Names are normalized as PEP 503 says.
     """
     found: dict[str, str] = {}
-    for folder in sys.path if path is None else path:
+    for name, version, _ in _directories(sys.path if path is None else path):
+        found.setdefault(name, version)
+    return dict(sorted(found.items()))
+
+
+def _directories(path: Sequence[str]) -> Iterator[tuple[str, str, Path]]:
+    """Normalized name, version and metadata directory of each installed package, in the order of the path."""
+    for folder in path:
         try:
             names = sorted(entry.name for entry in os.scandir(folder or "."))
         except OSError:  # sys.path may name archives and directories that are not there
             continue
         for match in filter(None, map(_INSTALLED.fullmatch, names)):
-            found.setdefault(re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"])
-    return dict(sorted(found.items()))
+            name = re.sub(r"[-_.]+", "-", match["name"]).lower()
+            yield name, match["version"], Path(folder or ".", match.string)
 
 
 def packages_digest(packages: Mapping[str, str]) -> Digest:
@@ -49,16 +58,26 @@ def packages_digest(packages: Mapping[str, str]) -> Digest:
 
 def licensed(packages: Mapping[str, str]) -> tuple[Package, ...]:
     """The packages with the licences that this interpreter's own copies declare, where they are of the same version."""
-    return tuple(Package(name, version, _license_of(name, version)) for name, version in sorted(packages.items()))
+    there: dict[str, tuple[str, Path]] = {}
+    for name, version, directory in _directories(sys.path):
+        there.setdefault(name, (version, directory))
+
+    def license_of(name: str, version: str) -> str | None:
+        found, directory = there.get(name, (None, None))
+        return _license_in(directory) if directory is not None and found == version else None
+
+    return tuple(Package(name, version, license_of(name, version)) for name, version in sorted(packages.items()))
 
 
-def _license_of(name: str, version: str) -> str | None:
-    try:
-        there = distribution(name)
-    except PackageNotFoundError:
-        return None
-    metadata = there.metadata.json
-    words = " ".join(str(metadata.get("license_expression") or metadata.get("license") or "").split())
-    if there.version != version or not words or words == "UNKNOWN" or len(words) > _LONGEST_LICENSE:
-        return None
-    return words
+@cache  # an installed version's metadata does not change, and a bundle asks for hundreds of them
+def _license_in(directory: Path) -> str | None:
+    """The licence in the header of the package's core metadata; the rest of the file, its readme, is not read."""
+    for name in ("METADATA", "PKG-INFO"):
+        try:
+            head = (directory / name).read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        except OSError:
+            continue
+        header = HeaderParser().parsestr(head)
+        words = " ".join(str(header["License-Expression"] or header["License"] or "").split())
+        return words if words and words != "UNKNOWN" and len(words) <= _LONGEST_LICENSE else None
+    return None

@@ -268,10 +268,10 @@ def test_a_change_of_the_subject_voids_what_was_decided(line: Line, tmp_path: Pa
     decide(line, first, "Ann")
     decide(line, first, "Ben")
     other = bundle(replace(line.inputs, generated_at="2026-11-22T00:00:00Z"), tmp_path / "other")
-    second = line.ask(bundle=other)
+    second = line.ask(bundle=other, at=NOW + timedelta(minutes=1))
     assert standing(line.registry, first, at=LATER).state == "superseded"
-    assert [each.superseded for each in all_approvals(line.registry, at=NOW)] == [True, False]
-    assert [each.request.request_id for each in pending_approvals(line.registry, at=NOW)] == [second]
+    assert [each.superseded for each in all_approvals(line.registry, at=LATER)] == [True, False]
+    assert [each.request.request_id for each in pending_approvals(line.registry, at=LATER)] == [second]
     with pytest.raises(ConfigError, match=f"decide about {second}"):
         decide(line, first, "Cleo")
     with pytest.raises(AwaitingApprovalError, match="has 0"):  # asked anew, also for the first
