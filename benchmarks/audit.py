@@ -4,7 +4,7 @@ Every figure is of one run of this script. Audits run as fresh processes in turn
 ours, theirs ...), imports counted; CPU seconds are user and system time of the process and
 its children. Needs the peer's environment, which ``make benchmark-audit`` sets up.
 
-    python -m benchmarks.audit                     all of it: about 25 minutes
+    python -m benchmarks.audit                     all of it: about half an hour
     python -m benchmarks.audit --rows 20000 --growth 20000 --repeat 1    a look, about three minutes
 """
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,18 +84,9 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Results:
-    """All that one run of this script measured."""
+class Correctness:
+    """How right the audits were: findings and duplicates of the largest compared corpus, the peer's of the smallest."""
 
-    machine: Machine
-    command: str
-    repeat: int
-    corpora: dict[int, tuple[int, str]]  # rows -> bytes, prose digest
-    compared: list[Series]
-    cold: list[Series]
-    first_run: Run | None
-    identical: list[Series]
-    growth: list[Series]
     correct_rows: int
     duplicates: Duplicates | None
     pair_counts: dict[str, tuple[int, int]]
@@ -106,6 +97,22 @@ class Results:
     findings: Findings
     languages: Languages | None
     peer_languages: Languages
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that one run of this script measured; what it has not come to yet is empty."""
+
+    machine: Machine
+    command: str
+    repeat: int
+    corpora: dict[int, tuple[int, str]]  # rows -> bytes, prose digest
+    compared: list[Series] = field(default_factory=list)
+    cold: list[Series] = field(default_factory=list)
+    first_run: Run | None = None
+    identical: list[Series] = field(default_factory=list)
+    growth: list[Series] = field(default_factory=list)
+    right: Correctness | None = None
 
 
 class Bench:
@@ -166,50 +173,54 @@ class Bench:
         return Peer(Path(self._python[PEER]), self._scratch)
 
 
-def measure(arguments: argparse.Namespace, bench: Bench, log: Callable[[str], None]) -> Results:
-    """Run everything, the small first."""
-    machine = machine_facts(arguments.peer)
+def measure(
+    arguments: argparse.Namespace, bench: Bench, log: Callable[[str], None], keep: Callable[[Results], None]
+) -> Results:
+    """Run everything, the small and the comparison first; `keep` is given what there is after each part."""
+    results = Results(machine_facts(arguments.peer), _command(arguments), arguments.repeat, {})
+
+    def add(**parts: Any) -> None:
+        nonlocal results
+        results = replace(results, corpora=bench.corpora, **parts)
+        keep(results)
+
     log("warming up: compiled kernels and byte code come to lie on disk")
     for who in (OURS, PEER):
         bench.audit(who, bench.corpus(_WARM_UP_ROWS), "minhash", 1)
 
     log("a small file")
-    cold = bench.in_turn(((OURS, 1), (PEER, 1)), bench.corpus(_COLD_ROWS), "minhash", max(arguments.repeat, 3))
+    contestants = [(OURS, 1), (PEER, 1)]
+    add(cold=bench.in_turn(contestants, bench.corpus(_COLD_ROWS), "minhash", max(arguments.repeat, 3)))
 
     log("side by side")
-    compared = []
     for rows, method in itertools.product(arguments.rows, arguments.methods):
         contestants = [(OURS, workers) for workers in arguments.workers]
         if not (method == "simhash" and rows > arguments.peer_simhash_rows):
             contestants += [(PEER, workers) for workers in arguments.peer_workers]
-        compared += bench.in_turn(contestants, bench.corpus(rows), method, arguments.repeat)
+        series = bench.in_turn(contestants, bench.corpus(rows), method, arguments.repeat)
+        add(compared=[*results.compared, *series])
 
-    identical = []
+    log("correctness")
+    add(right=measure_correctness(bench, arguments, log))
+
+    log("growth")
+    for rows in arguments.growth:
+        series = bench.in_turn([(OURS, 1)], bench.corpus(rows), "minhash", arguments.repeat)
+        add(growth=[*results.growth, *series])
+
     if arguments.identical:
         log("many equal rows")
         truth = bench.corpus(min(arguments.rows), arguments.identical)
-        identical = bench.in_turn(((OURS, 1), (PEER, 1)), truth, "minhash", 1)
+        add(identical=bench.in_turn(((OURS, 1), (PEER, 1)), truth, "minhash", 1))
 
-    log("growth")
-    growth = [
-        bench.in_turn([(OURS, 1)], bench.corpus(rows), "minhash", arguments.repeat)[0] for rows in arguments.growth
-    ]
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as empty:
         log("first run after installation")
-        first_run = bench.audit(
-            OURS, bench.corpus(min(arguments.rows)), "minhash", 1, environment={"NUMBA_CACHE_DIR": empty}
-        )
-
-    log("correctness")
-    right = measure_correctness(bench, arguments, log)
-    return Results(
-        machine=machine, command=_command(arguments), repeat=arguments.repeat,
-        compared=compared, cold=cold, first_run=first_run, identical=identical, growth=growth, corpora=bench.corpora,
-        **right,
-    )  # fmt: skip
+        anew = {"NUMBA_CACHE_DIR": empty}
+        add(first_run=bench.audit(OURS, bench.corpus(min(arguments.rows)), "minhash", 1, environment=anew))
+    return results
 
 
-def measure_correctness(bench: Bench, arguments: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
+def measure_correctness(bench: Bench, arguments: argparse.Namespace, log: Callable[[str], None]) -> Correctness:
     """Findings and duplicates on the largest compared corpus; the peer's pairs on the smallest."""
     largest, smallest = max(arguments.rows), min(arguments.rows)
     corpus, found = _audited(bench, largest)
@@ -226,18 +237,18 @@ def measure_correctness(bench: Bench, arguments: argparse.Namespace, log: Callab
         corpus, found = _audited(bench, smallest)
     peer_groups = groups_of_pairs(corpus.places, map(tuple, bench.peer().ask("pairs", _texts(corpus.texts))))
     peer_report = json.loads((bench.output(PEER, corpus.truth) / "data_audit_report.json").read_bytes())
-    return {
-        "correct_rows": largest,
-        "duplicates": ours,
-        "pair_counts": _pair_counts(found.report, peer_report),
-        "peer_rows": smallest,
-        "peer_duplicates": duplicates(corpus, peer_groups, _leaks(peer_report)),
-        "our_duplicates_there": _our_duplicates(corpus, found),
-        "repeats": repeat_recall(corpus.truth.repeats, [found.clusters, peer_groups]),
-        "findings": spans,
-        "languages": named,
-        "peer_languages": peer_named,
-    }
+    return Correctness(
+        correct_rows=largest,
+        duplicates=ours,
+        pair_counts=_pair_counts(found.report, peer_report),
+        peer_rows=smallest,
+        peer_duplicates=duplicates(corpus, peer_groups, _leaks(peer_report)),
+        our_duplicates_there=_our_duplicates(corpus, found),
+        repeats=repeat_recall(corpus.truth.repeats, [found.clusters, peer_groups]),
+        findings=spans,
+        languages=named,
+        peer_languages=peer_named,
+    )
 
 
 def _audited(bench: Bench, rows: int) -> tuple[Corpus, Found]:
@@ -357,12 +368,16 @@ def main() -> None:
         parser.error(f"{arguments.peer}: no environment with ForgeLM; `make benchmark-audit` makes it")
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     log: Callable[[str], None] = lambda line: print(line, flush=True)  # noqa: E731
-    results = measure(arguments, Bench(arguments.scratch.absolute(), arguments.peer.absolute(), log), log)
+    bench = Bench(arguments.scratch.absolute(), arguments.peer.absolute(), log)
+    results = measure(arguments, bench, log, lambda so_far: write_results(arguments, so_far))
+    print(results_page.render(results))
+
+
+def write_results(arguments: argparse.Namespace, results: Results) -> None:
+    """Write the results and the page, which says what has not been measured: a run that is ended leaves what it had."""
     (arguments.scratch / "results.json").write_text(json.dumps(asdict(results), default=str, indent=1))
-    page = results_page.render(results)
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
-    arguments.page.write_text(page, encoding="utf-8")
-    print(page)
+    arguments.page.write_text(results_page.render(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

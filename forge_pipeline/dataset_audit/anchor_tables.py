@@ -8,12 +8,13 @@ each byte (`codes`); a table of bits says whether anything may begin so (`beginn
 from collections.abc import Iterable
 from functools import cache
 from string import ascii_letters, digits
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline.dataset_audit import pii, secret_scan
+from forge_pipeline.dataset_audit.kept_tables import kept_tables
 
 WORD, DIGIT, VALUE, FILL, NAME, SKIPPED, HEX, ID = (1 << bit for bit in range(8))
 """Bits of `AnchorTables.kinds`; VALUE, NAME, ... are the classes of the gate of `secret_scan`."""
@@ -78,6 +79,11 @@ class AnchorTables(NamedTuple):
 @cache
 def anchor_tables() -> AnchorTables:
     """The tables for the gates as they are."""
+    gates = f"{secret_scan.GATE}\0{pii.GATE}\0{pii.FOLD_GATE}".encode()
+    return AnchorTables(**kept_tables("anchors", ("anchor_tables", "secret_scan", "pii"), _made, data=gates))
+
+
+def _made() -> dict[str, npt.NDArray[Any]]:
     codes = np.array([_code(byte) for byte in range(256)], dtype=np.uint8)
     kinds = np.zeros(256, dtype=np.uint16)
     for kind, chars in _KINDS.items():
@@ -88,7 +94,7 @@ def anchor_tables() -> AnchorTables:
         points[code] = NOT_ASCII_SEPARATOR if is_separator else NOT_ASCII_DIGIT
     anchors = _anchors()
     beginnings = np.packbits(np.concatenate([anchors != 0, anchors & ~np.uint8(AT_EDGE) != 0]), bitorder="little")
-    return AnchorTables(codes, beginnings, anchors, kinds, points, *_literals())
+    return AnchorTables(codes, beginnings, anchors, kinds, points, *_literals())._asdict()
 
 
 def _code(byte: int) -> int:

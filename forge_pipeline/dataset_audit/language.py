@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline.dataset_audit import language_tables, utf8
 from forge_pipeline.dataset_audit.fasttext_model import FastTextModel, load_fasttext
+from forge_pipeline.dataset_audit.kept_tables import kept_tables
 from forge_pipeline.dataset_audit.machine_code import loops
 from forge_pipeline.dataset_audit.prose import without_code
 
@@ -85,12 +87,14 @@ def identify_with_scores(
     texts: utf8.Strings, *, compiled: bool | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """As `identify`, with the probability of the best label; 0 where there was nothing to classify."""
-    model = _model()
-    if model is None:
-        return np.zeros(len(texts), dtype=np.uint8), np.zeros(len(texts), dtype=np.float32)
     kernels = _kernels() if (len(texts) >= _COMPILED_FROM if compiled is None else compiled) else None
-    labels, shares = _classified(texts, model) if kernels is None else kernels(texts)
-    codes = np.where(shares >= LEAST_PROBABILITY, _codes()[labels], 0).astype(np.uint8)
+    if kernels is not None:
+        codes_of, labels, shares = kernels(texts)
+    elif (model := _model()) is not None:
+        codes_of, (labels, shares) = _codes(model), _classified(texts, model)
+    else:
+        return np.zeros(len(texts), dtype=np.uint8), np.zeros(len(texts), dtype=np.float32)
+    codes = np.where(shares >= LEAST_PROBABILITY, codes_of[labels], 0).astype(np.uint8)
     return codes, shares.astype(np.float32)
 
 
@@ -149,17 +153,42 @@ def _classified_by(
     return labels, np.where(totals > 0, shares, 0.0)
 
 
+_Codes: TypeAlias = npt.NDArray[np.uint8]
+_Classified: TypeAlias = tuple[_Codes, npt.NDArray[np.int64], npt.NDArray[np.float64]]
+
+
 @cache
-def _kernels() -> Callable[[utf8.Strings], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] | None:
-    """`_classified` in compiled code, or None without numba or the model."""
-    model = _model()
-    if model is None or find_spec("numba") is None:
+def _kernels() -> Callable[[utf8.Strings], _Classified] | None:
+    """`_codes` and `_classified` in compiled code, or None without numba or the model."""
+    path = _model_path()
+    if path is None or find_spec("numba") is None:
         return None
     compiled = loops("language_kernels", "text_kernels", "language_tables", "fasttext_model", "utf8")
     if compiled is None:
         return None
     classify = compiled["classify"]
-    tables = language_tables.tables(
+    sources = ("language", "language_tables", "fasttext_model", "utf8")
+    kept = dict(kept_tables("language", sources, _made_tables, data=path.read_bytes()))
+    codes_of = kept.pop("codes")
+    tables = language_tables.Tables(**kept)
+    mine = threading.local()  # words met before, of each thread
+
+    def classified(texts: utf8.Strings) -> _Classified:
+        if not hasattr(mine, "memory"):
+            mine.memory = language_tables.memory(tables)
+        data, offsets = utf8.buffers(texts)
+        labels, shares = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts))
+        classify(data, offsets, tables, mine.memory, labels, shares)
+        return codes_of, labels, shares
+
+    return classified
+
+
+def _made_tables() -> dict[str, npt.NDArray[Any]]:
+    """What compiled code knows of the model, by name, and `_codes`."""
+    model = _model()
+    assert model is not None  # its path was found
+    made = language_tables.tables(
         model,
         code=_CODE,
         edges=_EDGES,
@@ -168,17 +197,7 @@ def _kernels() -> Callable[[utf8.Strings], tuple[npt.NDArray[np.int64], npt.NDAr
         first_bytes=FIRST_BYTES,
         confident=CONFIDENT,
     )
-    mine = threading.local()  # words met before, of each thread
-
-    def classified(texts: utf8.Strings) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        if not hasattr(mine, "memory"):
-            mine.memory = language_tables.memory(tables)
-        data, offsets = utf8.buffers(texts)
-        labels, shares = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts))
-        classify(data, offsets, tables, mine.memory, labels, shares)
-        return labels, shares
-
-    return classified
+    return {**made._asdict(), "codes": _codes(model)}
 
 
 @cache
@@ -195,9 +214,6 @@ def _model_path() -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-@cache
-def _codes() -> npt.NDArray[np.uint8]:
+def _codes(model: FastTextModel) -> _Codes:
     """Index into `CODES` of each label; 0 for a label that is not there."""
-    model = _model()
-    labels = () if model is None else model.labels
-    return np.array([CODES.index(label) if label in CODES else 0 for label in labels], dtype=np.uint8)
+    return np.array([CODES.index(label) if label in CODES else 0 for label in model.labels], dtype=np.uint8)

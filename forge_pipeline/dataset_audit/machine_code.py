@@ -9,9 +9,8 @@ when the code is made; their types are checked at each call.
 
 Such a file holds for one machine and one version of everything that decided what is in it:
 the sources of the loops, numba, llvmlite, Python, the processor, numba's own settings. All
-are in its name. It lies in ``__pycache__`` beside this file or, where that cannot be written,
-in the user's cache directory; ``NUMBA_CACHE_DIR`` names another one. Without any, loops are
-compiled in each process anew, for some seconds.
+are in its name. Where it lies says `kept_files`; where none can be written, loops are compiled
+in each process anew, for some seconds.
 
 What this module does not know how to keep (a version of numba that lays things out in
 another way) is run by numba itself: slower to start, the same results.
@@ -23,7 +22,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +33,9 @@ from typing import Any
 
 import numpy as np
 
+from forge_pipeline.dataset_audit.kept_files import read_kept, write_kept
+
 _HERE = Path(__file__).parent
-_MAGIC = b"forge machine code 1\n"
 _ARRAY_FIELDS = ("meminfo", "parent", "nitems", "itemsize", "data", "shape", "strides")
 _SETTINGS_THAT_DO_NOT_MATTER = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
 # What references to a counted array would call at its end: arrays from outside are never counted.
@@ -158,7 +157,7 @@ def _key(*modules: str) -> str:
     """What decides the machine code, as one name."""
     import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
-    digest = hashlib.sha256(_MAGIC)
+    digest = hashlib.sha256()
     for package in ("numba", "llvmlite"):
         spec = find_spec(package)
         digest.update(Path(str(spec and spec.origin)).with_name("_version.py").read_bytes())
@@ -176,27 +175,9 @@ def _key(*modules: str) -> str:
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def _directories() -> Iterator[Path]:
-    if named := os.environ.get("NUMBA_CACHE_DIR"):
-        yield Path(named)
-        return
-    yield _HERE / "__pycache__"
-    try:
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forge-pipeline"
-    except RuntimeError:  # nobody's process has no home
-        return
-
-
 def _read(name: str) -> dict[str, _Code] | None:
-    for directory in _directories():
-        try:
-            content = (directory / name).read_bytes()
-        except OSError:
-            continue
-        body = content[len(_MAGIC) + 32 :]
-        if content.startswith(_MAGIC) and hashlib.sha256(body).digest() == content[len(_MAGIC) :][:32]:
-            return _parsed(body)
-    return None
+    body = read_kept(name)
+    return None if body is None else _parsed(body.tobytes())
 
 
 def _parsed(body: bytes) -> dict[str, _Code]:
@@ -210,28 +191,11 @@ def _parsed(body: bytes) -> dict[str, _Code]:
 
 
 def _write(name: str, codes: Mapping[str, _Code]) -> None:
-    """Keep the code where that is possible; whoever reads half a file takes it for none."""
     head = [
         (loop, code.symbol, code.externals, code.returns, [own.to_json() for own in code.arguments], len(code.object))
         for loop, code in codes.items()
     ]
-    body = json.dumps(head).encode() + b"\n" + b"".join(code.object for code in codes.values())
-    content = _MAGIC + hashlib.sha256(body).digest() + body
-    for directory in _directories():
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            fd, aside = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(content)
-                os.chmod(aside, 0o644)  # others who run this installation may read it
-                os.replace(aside, directory / name)
-            except BaseException:
-                Path(aside).unlink(missing_ok=True)
-                raise
-        except OSError:
-            continue
-        return
+    write_kept(name, json.dumps(head).encode() + b"\n" + b"".join(code.object for code in codes.values()))
 
 
 # --- numba --------------------------------------------------------------------------------------------------------

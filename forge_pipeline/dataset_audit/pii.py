@@ -424,7 +424,7 @@ _UNGROUPED = str.maketrans("", "", " .-/")
 def _detectors_for(digits: int, compact: bool, signs: str, labels: tuple[str, ...]) -> tuple[Detector, ...]:
     return tuple(
         detector
-        for detector in _NUMBERS
+        for detector in sorted(_NUMBERS, key=lambda detector: _RANK[detector.kind])
         if (digits in detector.compact if compact else detector.digits <= digits)
         and set(detector.signs) <= set(signs)
         and (not detector.labels or set(detector.labels) & set(labels))
@@ -459,6 +459,8 @@ def _numbers_at(text: str, at: int, found: list[Finding]) -> int:
             span = detector.accept(match)
             if span:
                 found.append(Finding(detector.kind, span, SEVERITY[detector.kind]))
+                if span[0] <= start and end <= span[1]:  # all of it: what comes after it in precedence is nothing
+                    return resume
     if context or not compact or text[start] == "0" or text[max(0, start - 1) : start] in ("+", "(", " +"):
         phones = phone_numbers_in(text, start, end, digits, announced=context != "")
         found += [Finding("phone", span, "low") for span in phones]

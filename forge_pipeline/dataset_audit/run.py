@@ -27,7 +27,7 @@ from forge_pipeline.dataset_audit.garbage import collected_by_shard
 from forge_pipeline.dataset_audit.options import AuditOptions
 from forge_pipeline.dataset_audit.parquet_files import parquet_file
 from forge_pipeline.dataset_audit.reading import find_splits
-from forge_pipeline.dataset_audit.report import MOST_FINDINGS, REPORT_NAME, AuditReport
+from forge_pipeline.dataset_audit.report import MOST_FINDINGS, REPORT_NAME, AuditReport, write_audit_report
 from forge_pipeline.dataset_audit.scanned import (
     FINDINGS,
     ScannedDataset,
@@ -36,7 +36,7 @@ from forge_pipeline.dataset_audit.scanned import (
     worth_forking,
 )
 from forge_pipeline.dataset_audit.split_totals import SEVERITY_OF, SplitTotals, flag_counts, sum_of
-from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, write_report
+from forge_pipeline.integrity import Digest, Manifest, ManifestEntry
 from forge_pipeline.progress import Report, silent
 
 __all__ = ["AuditOptions", "audit_dataset", "audit_path"]
@@ -109,7 +109,7 @@ def audit_dataset(
             source_input=str(source),
         )
         if directory is not None:
-            write_report(directory / REPORT_NAME, report)
+            write_audit_report(directory / REPORT_NAME, report)
     return report
 
 

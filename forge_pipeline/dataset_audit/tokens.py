@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forge_pipeline.dataset_audit.arrow_arrays import numpy_of
+from forge_pipeline.dataset_audit.kept_tables import kept_tables
 
 IntArray = npt.NDArray[np.int64]
 
@@ -109,8 +110,14 @@ def character_table() -> npt.NDArray[np.uint32]:
     `IGNORABLE` (Unicode's Cased and Case_Ignorable, a character being at most one of the two here), which decide
     whether the capital `SIGMA` becomes a final one; `DOTTED_I`, the one character that becomes two.
 
-    Asked of Python once, some milliseconds; read-only.
+    Asked of Python once, and kept: read-only.
     """
+    table = kept_tables("characters", ("tokens",), lambda: {"characters": _character_table()})["characters"]
+    table.flags.writeable = False
+    return table
+
+
+def _character_table() -> npt.NDArray[np.uint32]:
     codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x10000), np.arange(EMOJI_START, EMOJI_STOP)])
     codes = codes[codes != 0x130]
     characters = [chr(code) for code in codes.tolist()]
@@ -128,7 +135,6 @@ def character_table() -> npt.NDArray[np.uint32]:
         table[places[holds]] |= np.uint32(flag)
     table[ord("Σ")] |= np.uint32(SIGMA)
     table[0x130] = ord("i") | DOTTED_I | CASED | WORD
-    table.flags.writeable = False
     return table
 
 

@@ -66,7 +66,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda content: content[: len(content) // 2],
     "a byte changed": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
     "empty": lambda content: b"",
-    "of another version": lambda content: content.replace(b"machine code 1", b"machine code 0"),
+    "of another version": lambda content: content.replace(b"kept file 1", b"kept file 0"),
 }
 
 

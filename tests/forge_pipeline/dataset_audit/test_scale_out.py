@@ -1,9 +1,11 @@
 """The same bytes wherever the work is done: here, in threads, over files, on a Ray cluster of two processes."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,15 +51,40 @@ def audited(dataset: Path, out: Path, **arguments: Any) -> list[bytes]:
     return [canonical_json(values), *((out / name).read_bytes() for name in WRITTEN)]
 
 
+PATIENT = {  # on a machine that is busy: Ray's own bounds are for one that is not
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # which kills workers where others take the machine's memory
+    "RAY_gcs_server_request_timeout_seconds": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_health_check_timeout_ms": "300000",
+}
+
+
 @pytest.fixture(scope="module")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def ray_cluster() -> Iterator[Any]:
     """Two worker processes on this machine, without a dashboard and without a word to the network."""
     ray = pytest.importorskip("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
-             _temp_dir=str(tmp_path_factory.mktemp("ray")), object_store_memory=80_000_000)  # fmt: skip
-    yield ray
-    ray.shutdown()
+    # A short path: Ray's sockets lie some sixty characters below it, and a socket's path has 107 at most.
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory,
+    ):
+        for name, value in PATIENT.items():
+            patched.setenv(name, value)
+        started = functools.partial(
+            ray.init, num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
+            _temp_dir=directory, object_store_memory=80_000_000,
+        )  # fmt: skip
+        try:
+            started()
+        except Exception:  # Ray raises plain ones where its processes were too slow; a second failure is one
+            ray.shutdown()
+            started()
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 @pytest.mark.parametrize("method", ["minhash", "simhash"])
@@ -206,7 +233,7 @@ print(json.dumps([report.total_samples, ray.is_initialized()]))
 def test_a_cluster_that_was_started_for_the_audit_ends_with_it(write_rows: WriteRows) -> None:
     pytest.importorskip("ray")
     path = write_rows([{"text": "one"}, {"text": "two"}])
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | PATIENT
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path)], check=True, capture_output=True, text=True, env=environment
     )
