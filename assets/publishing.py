@@ -36,7 +36,7 @@ def build_published_model(line: Line) -> dg.AssetsDefinition:
         done = publish(recipe, fine_tuned_model, annex_iv_bundle, released_model, registry.registry)
         audit_log.log(
             line.name, context.run_id, "model.pushed",
-            subject=done.digest, repository=done.repo_id, commit=done.commit,
+            subject=done.digest, repository=done.repo_id, hub_commit=done.commit,
         )  # fmt: skip
         return done
 

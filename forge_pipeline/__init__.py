@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from forge_pipeline.dataset_audit import find_secrets as find_secrets
     from forge_pipeline.dataset_audit import mask_pii as mask_pii
     from forge_pipeline.dataset_audit import mask_secrets as mask_secrets
+    from forge_pipeline.deploy import push_to_hub as push_to_hub
     from forge_pipeline.errors import ConfigError as ConfigError
     from forge_pipeline.errors import ForgeError as ForgeError
     from forge_pipeline.errors import OptionalDependencyError as OptionalDependencyError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from forge_pipeline.export import VerifyGgufResult as VerifyGgufResult
     from forge_pipeline.export import verify_gguf as verify_gguf
     from forge_pipeline.models import get_model_and_tokenizer as get_model_and_tokenizer
+    from forge_pipeline.models import merge_models as merge_models
     from forge_pipeline.models import setup_authentication as setup_authentication
     from forge_pipeline.prepare import prepare_dataset as prepare_dataset
     from forge_pipeline.synthetic import SyntheticDataGenerator as SyntheticDataGenerator
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 Tier = Literal["stable", "experimental"]
 
-# public name: (module that defines it, stability tier)
+# public name: (module that defines it, stability tier); never the name of a subpackage, which Python puts in its place
 _EXPORTS: Final[dict[str, tuple[str, Tier]]] = {
     "AuditLogger": ("forge_pipeline.audit_log", "stable"),
     "AuditReport": ("forge_pipeline.dataset_audit", "stable"),
@@ -79,7 +81,9 @@ _EXPORTS: Final[dict[str, tuple[str, Tier]]] = {
     "manage_checkpoints": ("forge_pipeline.training", "experimental"),
     "mask_pii": ("forge_pipeline.dataset_audit", "stable"),
     "mask_secrets": ("forge_pipeline.dataset_audit", "stable"),
+    "merge_models": ("forge_pipeline.models", "experimental"),
     "prepare_dataset": ("forge_pipeline.prepare", "experimental"),
+    "push_to_hub": ("forge_pipeline.deploy", "experimental"),
     "run_benchmark": ("forge_pipeline.evaluation", "experimental"),
     "setup_authentication": ("forge_pipeline.models", "experimental"),
     "verify_annex_iv_artifact": ("forge_pipeline.annex_iv", "stable"),

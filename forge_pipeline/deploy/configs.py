@@ -21,15 +21,17 @@ sees ``/models/...`` and ``/config``.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from forge_pipeline.config import ForgeConfig
-from forge_pipeline.deploy.turns import turn_format
 from forge_pipeline.errors import ConfigError, ExportError
 from forge_pipeline.export import read_gguf
+from forge_pipeline.export.modelfile import gguf_context, gguf_stops, gguf_template, render_modelfile
+from forge_pipeline.export.turns import turn_format
 from forge_pipeline.integrity.atomic import publishing, write_file
 from forge_pipeline.models import ModelDirectory, resolve_base_model
 from forge_pipeline.models.loading import check_same_base, load_saved_tokenizer
@@ -43,7 +45,7 @@ TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 # The versions whose options the files are written for.
 IMAGES: Final = {
     "vllm": "vllm/vllm-openai:v0.33.0",
-    "tgi": "ghcr.io/huggingface/text-generation-inference:3.3.2",
+    "tgi": "ghcr.io/huggingface/text-generation-inference:3.3.7",
     "llama-cpp": "ghcr.io/ggml-org/llama.cpp:server-b11549",
 }
 _LORA_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's max_lora_rank may be
@@ -134,10 +136,7 @@ def deploy(
 
 
 def _served_file(path: Path, name: str) -> _Served:
-    header = read_gguf(path)
-    context = header.metadata.get(f"{header.metadata['general.architecture']}.context_length")
-    if not isinstance(context, int):
-        raise ExportError(f"{path} names no context length")
+    context = gguf_context(read_gguf(path).metadata, str(path))
     return _Served(name, None, "", None, path.resolve(), None, context, "auto", 0)
 
 
@@ -213,73 +212,29 @@ Files = dict[str, str]
 
 
 def _ollama(served: _Served, context: int, repository: str | None, revision: str | None) -> tuple[Files, str]:
-    lines = [f"FROM {served.gguf or served.whole}"]
     if served.gguf:
-        tokenizer_lines = _gguf_lines(served.gguf)
+        metadata = read_gguf(served.gguf).metadata
+        template, stops = gguf_template(metadata), gguf_stops(metadata)
     else:
         if served.whole is None:
             raise ExportError(
                 f"Ollama has no {served.whole_name} from the Hub under an adapter; merge it (forge merge), or "
                 "export it (forge export)"
             )
-        if served.adapter:
-            lines.append(f"ADAPTER {served.adapter.path.resolve()}")
         assert served.tokenizer is not None
-        tokenizer_lines = _template_lines(served.tokenizer)
-        tokenizer_lines += [f"PARAMETER stop {_quoted(each)}" for each in _stops(served.tokenizer, served.whole)]
-    lines += [*tokenizer_lines, f"PARAMETER num_ctx {context}"]
-    return {"Modelfile": "\n".join(lines) + "\n"}, f"ollama create {served.name} -f Modelfile"
+        template, stops = _go_template(served.tokenizer), _stops(served.tokenizer, served.whole)
+    adapter = str(served.adapter.path.resolve()) if served.adapter else None
+    text = render_modelfile(
+        str(served.gguf or served.whole), context=context, template=template, stops=stops, adapter=adapter
+    )
+    return {"Modelfile": text}, f"ollama create {served.name} -f Modelfile"
 
 
-def _gguf_lines(path: Path) -> list[str]:
-    """Template and stop of a GGUF file, from its metadata: Ollama knows the templates of well-known models only."""
-    import jinja2.sandbox
-
-    metadata = read_gguf(path).metadata
-    tokens, template = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.chat_template")
-    special = {
-        key: str(tokens[number])
-        for key in ("bos", "eos")
-        if isinstance(tokens, list) and isinstance(number := metadata.get(f"tokenizer.ggml.{key}_token_id"), int)
-    }
-    lines = []
-    if isinstance(template, str):
-        compiled = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
-            template
-        )
-
-        class Templated:
-            chat_template = template
-
-            def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> str:
-                return compiled.render(
-                    messages=conversation,
-                    add_generation_prompt=add_generation_prompt,
-                    bos_token=special.get("bos", ""),
-                    eos_token=special.get("eos", ""),
-                )
-
-        parts = turn_format(Templated())
-        own = special.get("bos", "") if metadata.get("tokenizer.ggml.add_bos_token") else ""
-        lines.append(f'TEMPLATE """{parts.go_template(leave_out=own)}"""')
-    if "eos" in special:
-        lines.append(f"PARAMETER stop {_quoted(special['eos'])}")
-    return lines
-
-
-def _template_lines(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+def _go_template(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     if not tokenizer.chat_template:
-        return []
+        return None
     begins = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return [
-        f'TEMPLATE """{turn_format(tokenizer).go_template(leave_out=str(tokenizer.bos_token) if begins else "")}"""'
-    ]
-
-
-def _quoted(text: str) -> str:
-    if '"' in text:
-        raise ExportError(f"the stop token {text!r} has a quote, which a Modelfile's parameter cannot hold")
-    return f'"{text}"'
+    return turn_format(tokenizer).go_template(leave_out=str(tokenizer.bos_token) if begins else "")
 
 
 def _vllm(served: _Served, context: int, repository: str | None, revision: str | None) -> tuple[Files, str]:
@@ -299,7 +254,9 @@ def _vllm(served: _Served, context: int, repository: str | None, revision: str |
     else:
         values["served-model-name"] = [served.name]
     files["vllm.yaml"] = _yaml(values)
-    files["compose.yaml"] = _compose(served, "vllm", ["--config", "/config/vllm.yaml"], 8000, gpu=True)
+    files["compose.yaml"] = _compose(
+        served, "vllm", ["--config", "/config/vllm.yaml"], 8000, gpu=True, environment={"VLLM_NO_USAGE_STATS": "1"}
+    )
     return files, "docker compose up"
 
 
@@ -308,13 +265,13 @@ def _tgi(served: _Served, context: int, repository: str | None, revision: str | 
     options = ["--model-id", served.whole_name, "--max-total-tokens", str(context)]
     options += ["--max-input-tokens", str(context - 1), "--port", "8080"]
     files: Files = {}
-    environment: dict[str, str] = {}
+    environment = {"USAGE_STATS": "off"}
     if served.revision:
         options += ["--revision", served.revision]
     if served.dtype in ("float16", "bfloat16"):
         options += ["--dtype", served.dtype]
     if served.adapter:
-        environment["LORA_ADAPTERS"] = f"{served.name}=/models/adapter"
+        environment["LORA_ADAPTERS"] = f"{_adapter_name(served)}=/models/adapter"
         if template := _own_template(served):
             files["tokenizer_config.json"] = json.dumps({"chat_template": template}, ensure_ascii=False) + "\n"
             options += ["--tokenizer-config-path", "/config/tokenizer_config.json"]
@@ -333,7 +290,7 @@ def _llama_cpp(served: _Served, context: int, repository: str | None, revision: 
 def _hf_endpoints(served: _Served, context: int, repository: str | None, revision: str | None) -> tuple[Files, str]:
     """Arguments of `huggingface_hub.create_inference_endpoint`, which starts it."""
     _needs_weights(served, "Hugging Face Endpoints")
-    environment = {"MAX_TOTAL_TOKENS": str(context), "MAX_INPUT_TOKENS": str(context - 1)}
+    environment = {"MAX_TOTAL_TOKENS": str(context), "MAX_INPUT_TOKENS": str(context - 1), "USAGE_STATS": "off"}
     model, commit = repository, revision
     if served.adapter:
         if served.whole is not None:
@@ -341,10 +298,10 @@ def _hf_endpoints(served: _Served, context: int, repository: str | None, revisio
                 "the adapter's base model lies on this machine, where the endpoint cannot read it; merge the adapter "
                 "(forge merge) and push the whole model"
             )
-        environment["LORA_ADAPTERS"] = f"{served.name}={repository}@{revision}"
+        environment["LORA_ADAPTERS"] = f"{_adapter_name(served)}={repository}@{revision}"
         model, commit = served.whole_name, served.revision
     values = {
-        "name": served.name.replace("_", "-")[:32],
+        "name": _plain(served.name.lower())[:32].strip("-") or "model",
         "repository": model,
         "revision": commit,
         "framework": "pytorch",
@@ -354,11 +311,11 @@ def _hf_endpoints(served: _Served, context: int, repository: str | None, revisio
         "region": "eu-west-1",
         "instance_type": "nvidia-l4",
         "instance_size": "x1",
-        "type": "protected",
+        "type": "authenticated",
         "min_replica": 0,
         "max_replica": 1,
-        "custom_image": {"health_route": "/health", "url": IMAGES["tgi"], "env": {"MODEL_ID": "/repository"}},
-        "env": environment,
+        "custom_image": {"url": IMAGES["tgi"], "healthRoute": "/health", "port": 80},  # the image's own port
+        "env": {"MODEL_ID": "/repository", **environment},  # where an endpoint mounts the repository
     }
     program = "import json, huggingface_hub as h; h.create_inference_endpoint(**json.load(open('endpoint.json')))"
     command = f'python -c "{program}"'
@@ -397,29 +354,51 @@ def _compose(
     gpu: bool = False,
     environment: dict[str, str] | None = None,
 ) -> str:
-    mounts = ["./:/config:ro"]
+    mounts = [_mount("./", "/config")]
     if served.gguf:
-        mounts.append(f"{served.gguf}:/models/{served.gguf.name}:ro")
+        mounts.append(_mount(str(served.gguf), f"/models/{served.gguf.name}"))
     if served.whole:
-        mounts.append(f"{served.whole}:{served.whole_name}:ro")
+        mounts.append(_mount(str(served.whole), served.whole_name))
     if served.adapter:
-        mounts.append(f"{served.adapter.path.resolve()}:/models/adapter:ro")
+        mounts.append(_mount(str(served.adapter.path.resolve()), "/models/adapter"))
     service: dict[str, Any] = {
         "image": IMAGES[target],
-        "command": command,
+        "command": [_literal(each) for each in command],
         "ports": [f"127.0.0.1:{port}:{port}"],
         "volumes": mounts,
     }
-    if environment:
-        service["environment"] = environment
+    values = {key: _literal(value) for key, value in (environment or {}).items()}
     if served.revision:
         # A base model from the Hub may be gated; the token stays in the shell that starts this.
-        service["environment"] = {**(environment or {}), "HF_TOKEN": "${HF_TOKEN:-}"}
+        values["HF_TOKEN"] = "${HF_TOKEN:-}"
+    if values:
+        service["environment"] = values
     if gpu:
         devices = [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
         service["shm_size"] = "1g"
         service["deploy"] = {"resources": {"reservations": {"devices": devices}}}
-    return _yaml({"services": {served.name.replace("_", "-"): service}})
+    return _yaml({"services": {_plain(served.name) or "model": service}})
+
+
+def _mount(here: str, inside: str) -> dict[str, Any]:
+    """A read-only bind mount, in the long form, which takes paths with colons."""
+    return {"type": "bind", "source": _literal(here), "target": _literal(inside), "read_only": True}
+
+
+def _literal(text: str) -> str:
+    """As Compose reads it back: it replaces ``$NAME`` by the shell's variables."""
+    return text.replace("$", "$$")
+
+
+def _plain(name: str) -> str:
+    """What services and endpoints may be called."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+
+
+def _adapter_name(served: _Served) -> str:
+    if found := set("=@,") & set(served.name):
+        raise ConfigError(f"name: {served.name!r} has {min(found)!r}, which TGI's list of adapters cannot hold")
+    return served.name
 
 
 def _yaml(values: dict[str, Any]) -> str:

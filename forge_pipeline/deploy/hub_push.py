@@ -72,7 +72,7 @@ def push_to_hub(
     """
     hub = require("huggingface_hub", extra="train", purpose="Pushes to the Hub")
     if not unreleased:
-        _check_released(model, registry)
+        check_released(model, registry)
     if not repo_id.strip() or repo_id.count("/") != 1:
         raise ConfigError(f"repository: found {repo_id!r}; expected owner/name")
     operations = commit_operations(model, card)
@@ -116,7 +116,12 @@ def commit_operations(model: ModelDirectory, card: Path) -> "list[CommitOperatio
     return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=files[name]) for name in sorted(files)]
 
 
-def _check_released(model: ModelDirectory, registry: "Registry | None") -> None:
+def check_released(model: ModelDirectory, registry: "Registry | None") -> None:
+    """Refuse a model that the registry does not call released.
+
+    Raises:
+        GateFailedError: It does not.
+    """
     row = registry.find_model(model.digest) if registry else None
     if row is None or row.stage != "released":
         state = f"is {row.stage}" if row else "is not in the registry"

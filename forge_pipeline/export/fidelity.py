@@ -9,7 +9,7 @@ from that, on the same texts and on strings made to be hard.
 `Reference` computes the expensive half once for all files of one export.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -87,6 +87,13 @@ class Reference:
                 logits = model(torch.tensor([tokens])).logits[0]
             np.save(self._folder / f"{index}.npy", logits.float().numpy())
 
+    def answers(self) -> "Iterator[tuple[list[int], npt.NDArray[np.float32]]]":
+        """Token ids of each text that is used, and the merged model's logits after each of them, of shape (T, V)."""
+        import numpy as np
+
+        for index, tokens in enumerate(self._token_ids):
+            yield tokens, np.load(self._folder / f"{index}.npy", allow_pickle=False)
+
     def compare(self, path: Path, quantization: str, *, adapter: Path | None = None) -> Fidelity:
         """Run the file at `path` over the same texts, with an adapter's file applied to it if there is one.
 
@@ -96,13 +103,13 @@ class Reference:
         """
         import numpy as np
 
-        divergences, agreements, losses, exported_losses = [], [], [], []
+        divergences, leads, losses, exported_losses = [], [], [], []
         with LlamaCpp(path, adapter=adapter, context=max(self.longest, 32), threads=self.threads) as llama:
-            for index, tokens in enumerate(self._token_ids):
-                expected = _log_softmax(np.load(self._folder / f"{index}.npy", allow_pickle=False))
-                found = _log_softmax(llama.logits(tokens))
+            for tokens, logits in self.answers():
+                expected = log_softmax(logits)
+                found = log_softmax(llama.logits(tokens))
                 divergences.append((np.exp(expected) * (expected - found)).sum(axis=1))
-                agreements.append(expected.argmax(axis=1) == found.argmax(axis=1))
+                leads.append(lead_over(expected, found))
                 following = np.asarray(tokens[1:])[:, None]
                 losses.append(-np.take_along_axis(expected[:-1], following, 1))
                 exported_losses.append(-np.take_along_axis(found[:-1], following, 1))
@@ -112,12 +119,16 @@ class Reference:
                 if llama.tokenize(text, add_special=special) != token_ids
             }
         kl = np.maximum(np.concatenate(divergences), 0.0)  # rounding may leave a divergence just below zero
+        lead = np.concatenate(leads)
+        differing = lead[lead != 0.0]
         return Fidelity(
             quantization=quantization,
             tokens=len(kl),
             mean_kl=_rounded(kl.mean()),
             p99_kl=_rounded(np.quantile(kl, 0.99)),
-            top1_agreement=_rounded(np.concatenate(agreements).mean()),
+            top1_agreement=_rounded((lead == 0.0).mean()),
+            top1_differences=len(differing),
+            top1_lead=_rounded(differing.max()) if len(differing) else 0.0,
             perplexity_reference=_rounded(np.exp(np.concatenate(losses).mean())),
             perplexity_exported=_rounded(np.exp(np.concatenate(exported_losses).mean())),
             tokenizer_mismatches=len(mismatches),
@@ -128,7 +139,22 @@ class Reference:
         )
 
 
-def _log_softmax(logits: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float64]":
+def lead_over(expected: "npt.NDArray[np.float64]", found: "npt.NDArray[np.float64]") -> "npt.NDArray[np.float64]":
+    """By how many nats `expected` prefers its own most likely token to that of `found`, of shape (T,).
+
+    0.0 where both pick the same token, or one that `expected` holds to be exactly as likely.
+
+    Args:
+        expected, found: Log-probabilities of shape (T, V).
+    """
+    import numpy as np
+
+    picked = np.take_along_axis(expected, found.argmax(axis=1)[:, None], 1)[:, 0]
+    lead: npt.NDArray[np.float64] = expected.max(axis=1) - picked
+    return lead
+
+
+def log_softmax(logits: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float64]":
     """Log-probabilities of shape (T, V)."""
     import numpy as np
 
@@ -232,6 +258,13 @@ def _judge(
     return "pass", "; ".join(judged) + note
 
 
+def _margin(fidelity: Fidelity) -> str:
+    """How firmly the merged model held what the file answers otherwise: near 0 nats, such positions were ties."""
+    if not fidelity.top1_differences:
+        return ""
+    return f" ({fidelity.top1_differences} of {fidelity.tokens} positions, led by at most {fidelity.top1_lead:g} nats)"
+
+
 def _faults(settings: FidelitySection, fidelity: Fidelity) -> list[str]:
     row, name = _row(fidelity.quantization), fidelity.quantization
     faults = []
@@ -243,7 +276,7 @@ def _faults(settings: FidelitySection, fidelity: Fidelity) -> list[str]:
         faults.append(f"{name}: KL at 99 % of the positions {fidelity.p99_kl:g} exceeds {limit:g}")
     share = _by_name(settings.min_top1).get(row)
     if share is not None and not fidelity.top1_agreement >= share:
-        faults.append(f"{name}: top-1 agreement {fidelity.top1_agreement:.2%} is below {share:.2%}")
+        faults.append(f"{name}: top-1 agreement {fidelity.top1_agreement:.2%} is below {share:.2%}{_margin(fidelity)}")
     limit = _by_name(settings.max_perplexity_rise).get(row)
     if limit is not None and not fidelity.perplexity_rise <= limit:
         faults.append(f"{name}: perplexity rises by {fidelity.perplexity_rise:.2%}, more than {limit:.2%}")

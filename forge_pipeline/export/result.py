@@ -20,12 +20,16 @@ class Fidelity:
     Attributes:
         tokens: Positions compared.
         mean_kl, p99_kl: Of KL(merged model || exported file) per position.
-        top1_agreement: Share of positions whose most likely token is the same, 0.0 to 1.0.
+        top1_agreement: Share of positions whose most likely token is the same, or one that the merged model holds
+            to be exactly as likely; 0.0 to 1.0.
         perplexity_reference, perplexity_exported: On those texts.
         tokenizer_mismatches: Texts, held-out and built-in hard ones, that the two tokenizers split differently.
         prompts: Held-out texts compared.
         tokenizer_texts: Texts that both tokenizers were given; None in older reports.
         mismatched: Names of the built-in hard texts among the mismatches.
+        top1_differences: The other positions; None in older reports.
+        top1_lead: The most, over those positions, by which the merged model prefers its own token to the file's, in
+            nats: 0.005 is half a percent of probability, a tie that rounding decides. None in older reports.
     """
 
     quantization: str
@@ -39,6 +43,8 @@ class Fidelity:
     prompts: int
     tokenizer_texts: int | None = None
     mismatched: tuple[str, ...] = ()
+    top1_differences: int | None = None
+    top1_lead: float | None = None
 
     @property
     def perplexity_rise(self) -> float:

@@ -15,6 +15,7 @@ from forge_pipeline.export.gguf_reader import GgufHeader, read_gguf
 from forge_pipeline.export.gguf_verify import bits_per_weight, tensor_types
 from forge_pipeline.export.gguf_writer import write_gguf, write_ggufs
 from forge_pipeline.export.llama_cpp import runtime_name
+from forge_pipeline.export.modelfile import gguf_context, gguf_stops, gguf_template, render_modelfile
 from forge_pipeline.export.result import ADAPTER, EXPORT_REPORT_FILE, ExportReport, Fidelity, GgufFile, GgufModel
 from forge_pipeline.export.tokenizer_metadata import read_chat_template
 from forge_pipeline.integrity import Digest, write_report
@@ -69,9 +70,15 @@ def gguf(
             merged = merge(config, model, Path(work, "merged"))
         forge = _provenance(model) | dict(provenance or {})
         paths = {each: staging / _file_name(config, each) for each in config.export.quantizations}
-        write_ggufs(
-            merged.path, paths, forge, name=config.name, pre_tokenizer=config.export.pre_tokenizer, progress=progress
-        )
+        if paths:
+            write_ggufs(
+                merged.path,
+                paths,
+                forge,
+                name=config.name,
+                pre_tokenizer=config.export.pre_tokenizer,
+                progress=progress,
+            )
         headers = {str(each): (path, read_gguf(path)) for each, path in paths.items()}
         measured: dict[str, Fidelity] = {}
         reference = None
@@ -90,20 +97,20 @@ def gguf(
                 measured[ADAPTER] = reference.compare(beside, ADAPTER, adapter=path)
         files = [_describe(path, each, header, measured.get(each)) for each, (path, header) in headers.items()]
         template = read_chat_template(merged.path)
+        whole = [header.metadata for each, (_, header) in headers.items() if each != ADAPTER]
         _, first = next(iter(headers.values()))
         report = ExportReport(
             model_digest=model.digest,
             architecture=str(first.metadata["general.architecture"]),
             files=tuple(files),
-            chat_template_equal=all(
-                header.metadata.get("tokenizer.chat_template") == template
-                for each, (_, header) in headers.items()
-                if each != ADAPTER
-            ),
+            chat_template_equal=all(each.get("tokenizer.chat_template") == template for each in whole)
+            if whole
+            else None,
             runtime=runtime_name() if measured else None,
         )
         write_report(staging / EXPORT_REPORT_FILE, report)
-        write_file(staging / "Modelfile", _modelfile(files[0].name, first).encode())
+        if whole:
+            write_file(staging / "Modelfile", _modelfile(files[0].name, first).encode())
     return GgufModel.open(output_dir)
 
 
@@ -160,12 +167,11 @@ def _describe(path: Path, quantization: str, header: GgufHeader, fidelity: Fidel
 
 
 def _modelfile(file_name: str, header: GgufHeader) -> str:
-    """What ``ollama create`` reads. Ollama takes the chat template from the GGUF file's metadata."""
-    tokens, eos = header.metadata.get("tokenizer.ggml.tokens"), header.metadata.get("tokenizer.ggml.eos_token_id")
-    context = header.metadata.get(f"{header.metadata['general.architecture']}.context_length")
-    if not isinstance(context, int):
-        raise ExportError(f"{file_name} names no context length")
-    lines = [f"FROM ./{file_name}", f"PARAMETER num_ctx {min(context, 4096)}"]
-    if isinstance(tokens, list) and isinstance(eos, int):
-        lines.append(f'PARAMETER stop "{tokens[eos]}"')
-    return "\n".join(lines) + "\n"
+    """What ``ollama create`` reads. A template that cannot be translated is left to Ollama, and a comment says why."""
+    metadata = header.metadata
+    context, stops = min(gguf_context(metadata, file_name), 4096), gguf_stops(metadata)
+    try:
+        return render_modelfile(f"./{file_name}", context=context, template=gguf_template(metadata), stops=stops)
+    except ExportError as error:
+        why = " ".join(str(error).split())
+        return f"# no TEMPLATE: {why}\n" + render_modelfile(f"./{file_name}", context=context)

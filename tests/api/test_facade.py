@@ -44,6 +44,8 @@ CONTRACT = {
         "setup_authentication",
         "verify_integrity",
         "manage_checkpoints",
+        "merge_models",
+        "push_to_hub",
     ],
 }
 HEAVY = "torch transformers trl datasets peft dagster pyarrow numpy pydantic"
@@ -69,6 +71,11 @@ def test_type_checkers_and_the_interpreter_see_the_same_names():
         (alias.asname, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assert typed == {(name, module) for name, (module, _) in forge_pipeline._EXPORTS.items()}
+
+
+def test_no_public_name_is_that_of_a_subpackage_which_importing_it_would_put_in_its_place():
+    beside = {path.stem for path in Path(forge_pipeline.__file__).parent.iterdir()}
+    assert not beside & forge_pipeline._EXPORTS.keys()
 
 
 def test_an_unknown_name_is_an_attribute_error():

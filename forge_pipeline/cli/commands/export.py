@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="the new directory")
     parser.add_argument("--recipe", help="the recipe it was trained with; its export section and gates then hold")
     parser.add_argument("-Q", "--quantization", action="append", choices=QUANTIZATIONS, help="may be given repeatedly")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="the LoRA adapter alone, to load beside a GGUF file of its base; with -Q, those files as well",
+    )
     parser.add_argument("--texts", metavar="FILE", help="held-out texts, one a line, to measure fidelity on")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     add_json_option(parser)
@@ -34,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
     model = ModelDirectory.open(args.model)
     config = recipe_for(model, args.recipe)
-    if args.quantization:
-        export = config.export.model_copy(update={"quantizations": args.quantization})
-        config = config.model_copy(update={"export": export})
+    if args.quantization or args.adapter:
+        asked = {"quantizations": args.quantization or [], "adapter": args.adapter or config.export.adapter}
+        config = config.model_copy(update={"export": config.export.model_copy(update=asked)})
     check_gates("export", loss_gate(config, model), subject=model.digest)
     texts = [line for line in Path(args.texts).read_text("utf-8").splitlines() if line.strip()] if args.texts else []
     with showing_progress(quiet=args.quiet) as report:

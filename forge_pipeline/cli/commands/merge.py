@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forge_pipeline.cli.exit_codes import SUCCESS
+from forge_pipeline.cli.line_log import add_log_option, logger_of
 from forge_pipeline.cli.output import add_json_option, emit
-from forge_pipeline.cli.surroundings import recipe_for
+from forge_pipeline.cli.surroundings import open_registry, recipe_for
 from forge_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights written; computed in float32"
     )
+    add_log_option(parser)
     add_json_option(parser)
 
 
@@ -39,7 +41,21 @@ def _adapter(args: argparse.Namespace) -> "ModelDirectory":
     if args.output is None:
         raise ConfigError("name the new directory after the adapter's")
     model = ModelDirectory.open(args.source)
-    return merge(recipe_for(model, args.recipe), model, Path(args.output), dtype=args.dtype or "float32")
+    config = recipe_for(model, args.recipe)
+    log = logger_of(config.name if args.recipe else _line_of(model), args.log)
+    merged = merge(config, model, Path(args.output), dtype=args.dtype or "float32")
+    if log:
+        log.log_event("model.merged", subject=merged.digest, method="adapter", parents=[model.digest])
+    return merged
+
+
+def _line_of(model: "ModelDirectory") -> str | None:
+    registry = open_registry()
+    try:
+        row = registry.find_model(model.digest)
+    finally:
+        registry.close()
+    return row.line if row else None
 
 
 def _recipe(args: argparse.Namespace) -> "ModelDirectory":
@@ -52,4 +68,10 @@ def _recipe(args: argparse.Namespace) -> "ModelDirectory":
     output = Path(args.output or config.merge.output_dir)
     if args.dtype:
         config = config.model_copy(update={"merge": config.merge.model_copy(update={"dtype": args.dtype})})
-    return merge_models(config, output, find_line=find_released())
+    log = logger_of(config.name, args.log)
+    merged = merge_models(config, output, find_line=find_released())
+    if log:
+        record = merged.record
+        parents = [each.digest for each in record.merged_from]
+        log.log_event("model.merged", subject=merged.digest, method=str(record.merge_method), parents=parents)
+    return merged

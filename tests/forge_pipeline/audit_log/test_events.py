@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from forge_pipeline.audit_log import CATALOGUE, catalogue_markdown
-from forge_pipeline.audit_log.entry import is_event_name
+from forge_pipeline.audit_log.entry import RESERVED_NAMES, is_event_name
 from forge_pipeline.audit_log.events import check_event
 
 DIGEST = "sha256:" + "0" * 64
@@ -41,6 +41,10 @@ def test_every_event_of_the_pipeline_is_in_the_catalogue() -> None:
     }
     assert promised <= CATALOGUE.keys()
     assert all(is_event_name(name) for name in CATALOGUE)
+
+
+def test_no_event_asks_for_a_field_that_the_envelope_has() -> None:
+    assert not [name for name, row in CATALOGUE.items() if RESERVED_NAMES & row.required.keys()]
 
 
 def test_an_event_of_ones_own_needs_only_a_dotted_name() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from forge_pipeline.audit_log import read_entries
 from forge_pipeline.integrity import Digest
 from forge_pipeline.models import ModelDirectory, ModelRecord, resolve_base_model
 from forge_pipeline.models.directory import write_record
@@ -42,6 +43,9 @@ def test_a_recipe_is_merged_and_the_merge_deployed(
     assert printed["digest"] == merged.digest
     assert [each["weight"] for each in printed["merged_from"]] == [0.75, 0.25]
     assert json.loads((merged.path / "config.json").read_text())["dtype"] == "bfloat16"
+    logged = read_entries(tmp_path / "home" / "audit_log" / "line" / "audit_log.jsonl")[-1]
+    assert (logged.event, logged.data["subject"], logged.data["method"]) == ("model.merged", merged.digest, "linear")
+    assert logged.data["parents"] == [each.digest for each in merged.record.merged_from]
 
     done = forge("deploy", "merged", "served", "--target", "vllm", "--name", "line")
     assert done.code == 0, done.err

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from forge_pipeline.config import ForgeConfig
+from forge_pipeline.deploy import deploy
 from forge_pipeline.errors import ExportError
 from forge_pipeline.export import ExportReport, GgufModel, fidelity_gates, gguf, read_gguf, run_gguf
 from forge_pipeline.export import stage as stage_module
@@ -81,7 +82,10 @@ def test_an_adapter_becomes_faithful_files(exported: GgufModel, llama_directory:
     assert second is not None
     assert third is not None
     assert first.mean_kl < second.mean_kl < third.mean_kl
-    assert first.top1_agreement == 1.0
+    assert (first.top1_agreement, first.top1_differences, first.top1_lead) == (1.0, 0, 0.0)
+    assert third.top1_differences == round((1 - third.top1_agreement) * third.tokens) > 0
+    assert third.top1_lead is not None
+    assert third.top1_lead > 0
     assert first.tokenizer_mismatches == 0
     assert first.perplexity_exported == pytest.approx(first.perplexity_reference, rel=1e-3)
     assert (first.prompts, first.tokens) == (3, second.tokens)
@@ -105,7 +109,16 @@ def test_provenance_and_modelfile_are_there(exported: GgufModel, adapter: ModelD
     assert metadata["forge.recipe_digest"] == "sha256:" + "1" * 64
     assert metadata["forge.model_digest"] == adapter.digest
     modelfile = (exported.path / "Modelfile").read_text()
-    assert modelfile == 'FROM ./tiny.f16.gguf\nPARAMETER num_ctx 256\nPARAMETER stop "<|im_end|>"\n'
+    assert modelfile.startswith('FROM ./tiny.f16.gguf\nTEMPLATE """{{ if .System }}<|im_start|>system\n{{ .System }}')
+    assert modelfile.endswith('"""\nPARAMETER stop "<|im_end|>"\nPARAMETER num_ctx 256\n')
+
+
+def test_the_modelfile_is_the_one_that_deploy_writes(
+    exported: GgufModel, llama_directory: Path, tmp_path: Path
+) -> None:
+    done = deploy(recipe(llama_directory, ["f16"]), exported.file("f16"), tmp_path / "out", "ollama")
+    deployed = (done.path / "Modelfile").read_text().split("\n", 1)
+    assert deployed == [f"FROM {exported.file('f16')}", (exported.path / "Modelfile").read_text().split("\n", 1)[1]]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +141,17 @@ def test_the_adapter_alone_is_measured_beside_its_base(with_adapter: GgufModel, 
     strict = recipe(llama_directory, ["q8_0"], adapter=True, max_mean_kl={"f16": 0.0})
     assert "adapter: mean KL" in gates(strict, with_adapter)["gguf_is_faithful"].reason
     assert gates(strict, with_adapter)["gguf_is_faithful"].outcome == "fail"
+
+
+def test_the_adapter_may_be_all_that_is_exported(
+    adapter: ModelDirectory, llama_directory: Path, tmp_path: Path
+) -> None:
+    config = recipe(llama_directory, ["f16"], adapter=True, enabled=False)
+    config = config.model_copy(update={"export": config.export.model_copy(update={"quantizations": []})})
+    exported = gguf(config, adapter, TEXTS, tmp_path / "out")
+    assert sorted(path.name for path in exported.path.iterdir()) == ["export_report.json", "tiny.lora.gguf"]
+    assert exported.report.chat_template_equal is None
+    assert gates(config, exported)["gguf_is_valid"].outcome == "pass"
 
 
 def test_a_full_model_has_no_adapter_to_write(adapter: ModelDirectory, llama_directory: Path, tmp_path: Path) -> None:

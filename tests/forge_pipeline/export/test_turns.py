@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from forge_pipeline.deploy import turn_format
 from forge_pipeline.errors import ExportError
+from forge_pipeline.export.turns import turn_format
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -27,10 +27,10 @@ PLAIN = {"chatml": CHATML, "a default system message": DEFAULT_SYSTEM, "headers"
 
 
 @pytest.fixture
-def tokenizer(tiny_model: Path):
+def tokenizer(tiny_llama: Path):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(tiny_model)
+    return AutoTokenizer.from_pretrained(tiny_llama)
 
 
 @pytest.mark.parametrize("template", PLAIN.values(), ids=PLAIN)
@@ -58,3 +58,8 @@ def test_braces_are_literal_and_the_first_token_is_not_written_twice(tokenizer) 
     written = turn_format(tokenizer).go_template(leave_out=tokenizer.bos_token)
     assert '{{ "{{" }}h}}' in written
     assert tokenizer.bos_token not in written
+
+
+def test_what_ollamas_parser_would_drop_is_escaped(tokenizer) -> None:
+    tokenizer.chat_template = CHATML.replace("<|im_end|>", "\u3000<|im_end|>\u200b")
+    assert r'{{ "\U00003000" }}<|im_end|>{{ "\U0000200b" }}' in turn_format(tokenizer).go_template()

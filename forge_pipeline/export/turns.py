@@ -138,7 +138,10 @@ def _common_end(one: str, other: str) -> str:
 
 
 def _go(text: str) -> str:
-    """Literal text in a Go template, inside the triple quotes of a Modelfile."""
+    """Literal text in a Go template, inside the triple quotes of a Modelfile, whose parser drops unprintables."""
     if '"""' in text:
         raise ExportError('the chat template writes """, which a Modelfile cannot hold')
-    return text.replace("{{", '{{ "{{" }}')
+    parts = text.replace("{{", '{{ "{{" }}')
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else f'{{{{ "\\U{ord(each):08x}" }}}}' for each in parts
+    )
