@@ -81,8 +81,7 @@ def build_part(part: Line) -> dg.Definitions:
 
 def _build_whole(line: Line) -> dg.Definitions:
     job = dg.define_asset_job(f"{line.name}_job", selection=dg.AssetSelection.groups(line.name))
-    schedule = automation.build_schedule(line, job.name)
-    sensor = automation.build_new_data_sensor(line, job.name)
+    automatic = automation.build_automation(line, job.name)
     releases = approval.build_release_sensor(line)
     exports = "gguf_model" in line.stages
     cleans = line.dataset_stage == "clean_dataset"
@@ -121,9 +120,9 @@ def _build_whole(line: Line) -> dg.Definitions:
             erasure.build_erasure_checks(line),
         ],
         jobs=[job],
-        schedules=[schedule] if schedule else [],
+        schedules=automatic.schedules,
         sensors=[
-            *([sensor] if sensor else []),
+            *automatic.sensors,
             *([releases] if releases else []),
             *notifications.build_notifications(line),
         ],

@@ -16,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.freshness import freshness_policy, refresh_condition
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.dataset_audit import DatasetAudit
 from forge_pipeline.errors import ForgeError
@@ -205,6 +206,8 @@ class Line:
                 pool=pool,
                 output_required=not optional,
                 description=inspect.getdoc(function),
+                freshness_policy=freshness_policy(config, function.__name__) if self.part is None else None,
+                automation_condition=refresh_condition(config, function.__name__) if self.part is None else None,
             )(_as_stage(self, function))
 
         return decorate

@@ -37,7 +37,9 @@ COMMANDS: dict[str, str] = {
     "find-subject": "find a person's data",
     "erase": "erase a person's data, and name the models trained on it",
     "retention": "list, and delete, what is past its retention period",
+    "retrain": "ask for a line to be trained again",
     "serve": "serve the REST API and the web studio",
+    "api-key": "make, list, rotate and revoke the server's API keys",
 }
 
 

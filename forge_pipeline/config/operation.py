@@ -1,4 +1,4 @@
-"""The sections about running and delivering: synthetic data, webhook, distribution, export, release, automation."""
+"""The sections about running and delivering: synthetic data, webhook, distribution, export, release."""
 
 from typing import Literal
 
@@ -262,20 +262,3 @@ class ReleaseSection(Section):
         if self.approvers and self.approvals > len(self.approvers):
             raise ValueError(f"approvals: {self.approvals} are more than the {len(self.approvers)} approvers named")
         return self
-
-
-class AutomationSection(Section):
-    """What starts this line without a person."""
-
-    cron: str | None = None
-    timezone: str = "UTC"
-    on_new_data: bool = False
-    """Retrain when the dataset's files change."""
-    check_interval_seconds: int = Field(default=60, ge=10)
-
-    @field_validator("cron")
-    @classmethod
-    def _is_cron(cls, value: str | None) -> str | None:
-        if value is not None and len(value.split()) != 5 and not value.startswith("@"):
-            raise ValueError("expected five cron fields, for example '0 3 * * 1'")
-        return value

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError, field_validator, model_validator
 
 from forge_pipeline.config._base import Section, config_error
+from forge_pipeline.config.automation import AutomationSection
 from forge_pipeline.config.compliance import (
     ComplianceSection,
     MonitoringSection,
@@ -17,7 +18,6 @@ from forge_pipeline.config.evaluation import EvaluationSection
 from forge_pipeline.config.model import LoraSection, ModelSection
 from forge_pipeline.config.operation import (
     AuthSection,
-    AutomationSection,
     DistributedSection,
     ExportSection,
     MergeSection,

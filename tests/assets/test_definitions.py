@@ -115,27 +115,3 @@ def test_a_broken_recipe_does_not_take_the_other_lines_with_it(tmp_path):
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
     assert "good/fine_tuned_model" in keys
     assert {key for key in keys if key.startswith("broken/")} == {"broken/recipe"}
-
-
-def test_a_cron_line_becomes_a_schedule_and_new_data_a_sensor(tmp_path):
-    text = RECIPE + "automation: {cron: '0 3 * * 1', on_new_data: true}\n"
-    repository = definitions(tmp_path, one=text).get_repository_def()
-    assert repository.has_schedule_def("one_schedule")
-    assert repository.has_sensor_def("one_new_data")
-
-
-def test_the_new_data_sensor_asks_once_for_each_digest(tmp_path):
-    data = tmp_path / "rows.jsonl"
-    data.write_text('{"text": "a"}\n')
-    text = (
-        RECIPE.replace("dataset_name_or_path: d", f"dataset_name_or_path: {data}") + "automation: {on_new_data: true}\n"
-    )
-    sensor = definitions(tmp_path, one=text).get_repository_def().get_sensor_def("one_new_data")
-    with dg.DagsterInstance.ephemeral() as instance:
-        first = sensor(dg.build_sensor_context(instance=instance))
-        again = sensor(dg.build_sensor_context(instance=instance, cursor=first.cursor))
-        data.write_text('{"text": "b"}\n')
-        changed = sensor(dg.build_sensor_context(instance=instance, cursor=first.cursor))
-    assert len(first.run_requests) == 1
-    assert isinstance(again, dg.SkipReason)
-    assert changed.run_requests[0].run_key != first.run_requests[0].run_key
