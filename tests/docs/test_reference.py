@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
 
 
 def test_the_generated_pages_are_up_to_date():
@@ -18,13 +18,15 @@ def test_the_generated_pages_are_up_to_date():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_every_relative_link_leads_to_a_file(page):
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", [*PAGES, CHECKOUT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, CHECKOUT / "CHANGELOG.md"], ids=lambda page: f"{page.parent.name}-{page.stem}"
+)
 def test_no_page_promises_more_than_evidence_can(page):
     assert not re.search(r"tamper-proof|immutable|\bAI Act compliant|guarantees compliance", page.read_text(), re.I)

@@ -12,7 +12,6 @@ import pytest
 
 from forge_pipeline.annex_iv import write_archive
 from forge_pipeline.cli.main import COMMANDS, build_parser
-from forge_pipeline.config import load_config
 from forge_pipeline.errors import AwaitingApprovalError, CancelledError, GateFailedError
 
 Forge = Callable[..., Any]
@@ -110,20 +109,6 @@ def test_version(forge: Forge) -> None:
     done = forge("--version")
     assert done.code == 0
     assert done.out.startswith("forge-pipeline ")
-
-
-def test_quickstart_writes_a_valid_recipe_and_never_overwrites(forge: Forge, tmp_path: Path) -> None:
-    assert forge("quickstart", "mine.yaml").code == 0
-    assert load_config(str(tmp_path / "mine.yaml")).data.license
-    (tmp_path / "mine.yaml").write_text("edited")
-    done = forge("quickstart", "mine.yaml")
-    assert done.code == 1
-    assert "not overwritten" in done.err
-    assert (tmp_path / "mine.yaml").read_text() == "edited"
-
-
-def test_the_packaged_quickstart_is_the_one_in_configs() -> None:
-    assert RECIPE.read_bytes() == (Path(__file__).parents[3] / "configs" / "quickstart.yaml").read_bytes()
 
 
 def test_a_dry_run_validates_the_recipe(forge: Forge) -> None:
@@ -292,31 +277,6 @@ def test_models_are_listed_moved_rolled_back_and_archived(forge: Forge, tmp_path
     events = [entry.event for entry in read_entries(line_log("example") / "audit_log.jsonl")][1:]
     assert events == ["alias.started", "alias.moved"] * 3 + ["model.archived"]
     assert all((tmp_path / name / "weights").is_file() for name in ("first", "second"))
-
-
-def test_doctor_names_each_probe_and_its_state(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forge_pipeline.cli.commands import doctor
-
-    monkeypatch.setattr(doctor, "_training_libraries", lambda: [doctor.Finding("torch", "ok", "for the test")])
-    document = json.loads(forge("doctor", "--json").out)
-    assert document["ok"] is True
-    names = {each["what"] for each in document["findings"]}
-    assert {"python", "processor", "torch", "FORGE_HOME", "DAGSTER_HOME", "operator", "disk"} <= names
-    monkeypatch.setattr(doctor, "_training_libraries", lambda: [doctor.Finding("torch", "fail", "for the test")])
-    done = forge("doctor")
-    assert done.code == 1
-    assert "FAIL  torch" in done.out
-
-
-def test_doctor_says_that_a_signing_key_cannot_be_used(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forge_pipeline.cli.commands import doctor
-
-    monkeypatch.setattr(doctor, "_training_libraries", list)
-    monkeypatch.setenv("FORGE_AUDIT_SIGNING_KEY", "/nowhere/key.pem")
-    done = forge("doctor")
-    assert done.code == 1
-    assert "FAIL  operator" in done.out
-    assert "/nowhere/key.pem" in done.out
 
 
 @pytest.mark.parametrize("state", ["success", "failed", "waiting"])
