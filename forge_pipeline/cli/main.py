@@ -17,8 +17,8 @@ from forge_pipeline import __version__
 from forge_pipeline.cli.exit_codes import CANCELLED, SUCCESS, WRONG_INPUT, exit_code_of
 
 COMMANDS: dict[str, str] = {
-    "quickstart": "write the quickstart recipe to a new file",
-    "doctor": "check this machine: Python, libraries, settings, disk",
+    "quickstart": "write a recipe to begin with: the quickstart line or a template",
+    "doctor": "check this machine: Python, packages, keys, storage, ports",
     "fit-check": "say whether a recipe fits in memory, before anything is loaded",
     "train": "run a recipe: fine-tune, evaluate, gate",
     "synthesize": "have a teacher model write training rows",
@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "find-subject": "find a person's data",
     "erase": "erase a person's data, and name the models trained on it",
     "retention": "list, and delete, what is past its retention period",
+    "cache": "list and clear what can be made again: expanded base models, tokenized datasets, answers",
     "retrain": "ask for a line to be trained again",
     "serve": "serve the REST API and the web studio",
     "api-key": "make, list, rotate and revoke the server's API keys",

@@ -9,23 +9,25 @@ catalog      Catalog            models and datasets as the contract shows them
 playground   Playground         loaded models
 audience     Audience           WebSocket clients
 job_reader   JobReader          jobs as the contract shows them
+api_keys     KeyRing            who may call
+replies      Replies            of requests that brought an Idempotency-Key
+metrics      Metrics            requests and state, for Prometheus
+watched_at   float              when the active job was last looked at, monotonic seconds
 """
 
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
-from starlette.middleware.cors import CORSMiddleware
 
 from forge_pipeline import __version__
 from forge_pipeline.registry import Registry
-from forge_pipeline.server import errors
+from forge_pipeline.server import docs_page, errors, layers, openapi, storage
 from forge_pipeline.server.catalog import Catalog
 from forge_pipeline.server.control import TrainingControl
 from forge_pipeline.server.job_reader import JobReader
@@ -33,9 +35,20 @@ from forge_pipeline.server.jobs import JobTable
 from forge_pipeline.server.launchers import DagsterRunLauncher, RunLauncher
 from forge_pipeline.server.playground import Playground
 from forge_pipeline.server.progress import Audience
-from forge_pipeline.server.routes import approvals, datasets, jobs, models, playground, system, training
-from forge_pipeline.server.schemas import ErrorBody
-from forge_pipeline.server.security import Guard
+from forge_pipeline.server.routes import (
+    approvals,
+    artifacts,
+    dataset_details,
+    datasets,
+    jobs,
+    models,
+    openai,
+    page,
+    playground,
+    system,
+    training,
+    validation,
+)
 from forge_pipeline.server.settings import ServerSettings
 from forge_pipeline.server.supervisor import DagsterSupervisor, exclusive
 
@@ -43,18 +56,6 @@ _log = logging.getLogger(__name__)
 
 _WATCH_EVERY = 0.5  # seconds
 _FIRST_START = 90.0  # seconds a start waits for the supervised Dagster
-_PAGE_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'unsafe-inline'",
-        "style-src 'unsafe-inline'",
-        "connect-src 'self'",
-        "img-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
 
 
 def create_app(settings: ServerSettings, launcher: RunLauncher | None = None) -> FastAPI:
@@ -77,19 +78,20 @@ def create_app(settings: ServerSettings, launcher: RunLauncher | None = None) ->
         title="Forge Pipeline",
         version=__version__,
         lifespan=_lifespan(settings, launcher, supervisor),
-        responses={code: {"model": ErrorBody} for code in (400, 404, 409, 413, 415, 500)},
+        description=openapi.DESCRIPTION,
+        generate_unique_id_function=openapi.operation_id,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     errors.install(app)
-    if settings.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["*"], allow_headers=["*"]
-        )
-    app.add_middleware(Guard, settings=settings)
-    for module in (system, training, jobs, models, datasets, playground, approvals):
+    layers.install(app, settings)
+    for module in (system, training, jobs, models, datasets, playground, openai, approvals, page):
         app.include_router(module.router)
-    app.add_api_route("/", _page, include_in_schema=False)
-    _without_422(app)
+    for module in (artifacts, dataset_details, validation):
+        app.include_router(module.router)
+    docs_page.install(app)
+    openapi.document(app)
     return app
 
 
@@ -109,39 +111,46 @@ def _lifespan(settings: ServerSettings, launcher: RunLauncher, supervisor: Dagst
                 unfinished.unlink()
             state = app.state
             state.settings, state.launcher = settings, launcher
-            state.registry, state.jobs = Registry(settings.registry), JobTable(settings.data_dir / "jobs.sqlite")
+            state.registry, state.jobs = Registry(settings.registry), JobTable(settings.jobs_database)
             state.control = TrainingControl(settings, state.jobs, launcher, runs_end_with_server=supervisor is not None)
             state.catalog = Catalog(settings, state.registry, state.jobs)
             state.playground, state.audience = Playground(settings), Audience()
             state.job_reader = JobReader(settings, state.jobs, state.registry, launcher)
+            storage.install(state, os.environ)
             if supervisor:
                 supervisor.start()
-            state.launcher_state = "not asked yet"
+            state.launcher_state, state.watched_at = "not asked yet", time.monotonic()
             watchers = [
-                asyncio.create_task(_watch(state.control, state.audience)),
+                asyncio.create_task(_watch(app, state.control, state.audience)),
                 asyncio.create_task(_watch_launcher(app, launcher)),
                 asyncio.create_task(_watch_queue(state.control)),
+                asyncio.create_task(layers.watch_keys(state.api_keys)),
             ]
             try:
                 yield
             finally:
                 for watcher in watchers:
                     watcher.cancel()
+                await asyncio.to_thread(state.playground.close)
+                await asyncio.to_thread(storage.shut_down, state)
                 await asyncio.to_thread(state.control.shut_down)
                 if supervisor:
                     await asyncio.to_thread(supervisor.stop)
+                await asyncio.to_thread(layers.keep_use, state.api_keys)
+                state.replies.close()
                 state.jobs.close()
                 state.registry.close()
 
     return lifespan
 
 
-async def _watch(control: TrainingControl, audience: Audience) -> None:
+async def _watch(app: FastAPI, control: TrainingControl, audience: Audience) -> None:
     """Follow the active job and tell the WebSocket clients about every change."""
     told = ""
     while True:
         try:
             status = await asyncio.to_thread(control.refresh)
+            app.state.watched_at = time.monotonic()
             message = status.model_dump_json()
             if message != told:
                 audience.tell(message)
@@ -166,24 +175,3 @@ async def _watch_launcher(app: FastAPI, launcher: RunLauncher) -> None:
     while True:
         app.state.launcher_state = await asyncio.to_thread(launcher.state)
         await asyncio.sleep(4 * _WATCH_EVERY)
-
-
-def _page() -> HTMLResponse:
-    page = files("forge_pipeline.server").joinpath("static/studio.html").read_text(encoding="utf-8")
-    return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"})
-
-
-def _without_422(app: FastAPI) -> None:
-    """FastAPI documents 422 for every validated route; here such an error is a 400."""
-    build = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = build()
-        for path in schema["paths"].values():
-            for operation in path.values():
-                operation.get("responses", {}).pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
-            schema.get("components", {}).get("schemas", {}).pop(name, None)
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -7,19 +7,25 @@ none. Models of the pipeline's own lines are always shown.
 import math
 import shutil
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from forge_pipeline.errors import StoreError
 from forge_pipeline.integrity import Digest
 from forge_pipeline.registry import DatasetRow, ModelRow, Registry
 from forge_pipeline.server import row_schemas, uploads
+from forge_pipeline.server.dataset_schemas import DatasetDetails
 from forge_pipeline.server.errors import ConflictError, NotFoundError, RequestError
 from forge_pipeline.server.jobs import Job, JobTable
 from forge_pipeline.server.schemas import (
     DatasetSummary,
     ModelDetails,
+    ModelList,
     ModelMetrics,
+    ModelPage,
     ModelSummary,
     TrainingParams,
     Uploaded,
@@ -37,6 +43,32 @@ _SCORES: dict[str, tuple[str, ...]] = {
 }
 
 
+# What a list of models can be sorted by. The first of equals is the one that was made first.
+_ORDERS: dict[str, Callable[[ModelSummary], Any]] = {
+    "id": lambda model: model.id,
+    "created_at": lambda model: (model.created_at, model.id),
+    "name": lambda model: (model.name, model.id),
+    "size_mb": lambda model: (model.size_mb, model.id),
+    "final_loss": lambda model: (math.inf if model.metrics.final_loss is None else model.metrics.final_loss, model.id),
+}
+
+
+@dataclass(frozen=True)
+class ModelQuery:
+    """Which models a list shows; None: no limit, or any.
+
+    Attributes:
+        after: Id of the model after which the list goes on.
+        sort: A name of `_ORDERS`, with a minus for the other way round.
+    """
+
+    limit: int | None = None
+    after: int | None = None
+    task: str | None = None
+    base_model: str | None = None
+    sort: str = "id"
+
+
 class Catalog:
     """Models and datasets, over the registry and the job table."""
 
@@ -46,6 +78,28 @@ class Catalog:
     def models(self) -> list[ModelSummary]:
         found = ((row, self._jobs.find(row.job_id)) for row in self._registry.list_models())
         return [_summary(row, job) for row, job in found if _shown(job)]
+
+    def page(self, wanted: ModelQuery) -> ModelPage | ModelList:
+        """Models of a task or base model, in the order asked for; all of them, or those after another one.
+
+        Raises:
+            RequestError: No such model is listed as the one to go on after.
+        """
+        found = [
+            model
+            for model in self.models()
+            if wanted.task in (None, model.task) and wanted.base_model in (None, model.base_model)
+        ]
+        descending = wanted.sort.startswith("-")
+        found.sort(key=lambda model: _ORDERS[wanted.sort.removeprefix("-")](model), reverse=descending)
+        if wanted.after is not None:
+            ids = [model.id for model in found]
+            if wanted.after not in ids:
+                raise RequestError("after: there is no such model in this list; give the id of a page's last model")
+            found = found[ids.index(wanted.after) + 1 :]
+        if wanted.limit is None:
+            return ModelList(models=found)
+        return ModelPage(models=found[: wanted.limit], has_more=len(found) > wanted.limit)
 
     def model(self, model_id: int) -> ModelDetails:
         """Everything about one model.
@@ -98,6 +152,17 @@ class Catalog:
 
     def datasets(self) -> list[DatasetSummary]:
         return [_dataset(row) for row in self._registry.list_datasets()]
+
+    def dataset(self, row: DatasetRow, preview: list[dict[str, Any]]) -> DatasetDetails:
+        """Everything about one dataset."""
+        validation = Validation.model_validate(row.validation)
+        return DatasetDetails(
+            **dict(_dataset(row)),
+            digest=row.digest,
+            dataset_schema=validation.dataset_schema,
+            validation=validation,
+            preview=preview,
+        )
 
     def take_in(self, received: uploads.Received) -> Uploaded:
         """Check an upload's rows, give it its name and record it.

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from forge_pipeline.errors import ForgeError
 from forge_pipeline.registry import Registry
@@ -12,8 +13,9 @@ from forge_pipeline.server.errors import NotFoundError, RequestError
 from forge_pipeline.server.jobs import Job, JobTable
 from forge_pipeline.server.launchers import RunLauncher
 from forge_pipeline.server.progress import ProgressTail, training_status
+from forge_pipeline.server.redaction import without_paths
 from forge_pipeline.server.schemas import JobDetails, JobEventBody, JobEvents, JobList, JobLogLine, JobLogs, JobStatus
-from forge_pipeline.server.settings import ServerSettings
+from forge_pipeline.server.settings import ServerSettings, is_loopback
 
 _TAIL = 4 * 2**20  # bytes of a progress file that a log is made of
 
@@ -47,7 +49,10 @@ class JobReader:
             NotFoundError: There is no such job.
         """
         self._job(job_id)
-        return JobEvents(events=[JobEventBody(**vars(event)) for event in self._jobs.events(job_id, after)])
+        happened = self._jobs.events(job_id, after)
+        return JobEvents(
+            events=[JobEventBody(**vars(event) | {"message": without_paths(event.message)}) for event in happened]
+        )
 
     def logs(self, job_id: str, limit: int) -> JobLogs:
         """The last `limit` lines of what the job's stages and Dagster said; what cannot be read is a warning.
@@ -63,11 +68,15 @@ class JobReader:
         try:
             for said in self._launcher.log(job.run_id):
                 shown = JobLogLine(
-                    at=_moment(said.time), source="run", level=said.level, stage=said.stage, message=said.message
+                    at=_moment(said.time),
+                    source="run",
+                    level=said.level,
+                    stage=said.stage,
+                    message=without_paths(said.message),
                 )
                 lines.append((said.time, shown))
         except ForgeError as error:
-            warnings.append(f"Dagster's log of the run is not here: {error}")
+            warnings.append(without_paths(f"Dagster's log of the run is not here: {error}"))
         lines.sort(key=lambda entry: entry[0])
         return JobLogs(lines=[line for _, line in lines[-limit:]], warnings=warnings)
 
@@ -78,9 +87,13 @@ class JobReader:
         return job
 
     def _all(self, jobs: Iterable[Job]) -> list[JobDetails]:
-        places = {job.id: place for place, job in enumerate(self._jobs.waiting(), 1)}
+        waiting = (self._jobs.waiting(), self._jobs.waiting_pushes())
+        places = {job.id: place for queue in waiting for place, job in enumerate(queue, 1)}
         shown = []
         for job in jobs:
+            if job.kind == "push":
+                shown.append(_push_details(job, places.get(job.id)))
+                continue
             holds_slot = job.slot is not None and job.run_id is not None
             figures = ProgressTail(self._progress_file(str(job.run_id))).read() if holds_slot else None
             shown.append(
@@ -92,6 +105,7 @@ class JobReader:
                     started_at=job.started_at,
                     ended_at=job.ended_at,
                     run_id=job.run_id,
+                    dagster_url=self._dagster_url(job),
                     retry_of=job.retry_of,
                     model_id=self._model_id(job),
                     request=dict(job.request),
@@ -105,8 +119,34 @@ class JobReader:
             return None
         return next((row.id for row in self._registry.list_models(job_id=job.id, limit=1)), None)
 
+    def _dagster_url(self, job: Job) -> str | None:
+        """The run's page, unless whoever asks may sit elsewhere while Dagster's UI is for this machine alone."""
+        url = self._launcher.run_url(job.run_id) if job.run_id else None
+        return url if url and (self._settings.is_loopback or not is_loopback(urlsplit(url).hostname)) else None
+
     def _progress_file(self, run_id: str) -> Path:
         return self._settings.progress_dir / f"{run_id}.jsonl"
+
+
+def _push_details(job: Job, position: int | None) -> JobDetails:
+    """A push has no epochs, steps or loss: it is done or it is not."""
+    return JobDetails(
+        **training_status(None).model_dump(exclude={"status", "progress", "job_id", "error"}),
+        status=job.status,
+        progress=100.0 if job.status == "completed" else 0.0,
+        job_id=job.id,
+        kind="push",
+        error=job.error,
+        position=position,
+        priority=job.priority or 0,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        run_id=None,
+        retry_of=job.retry_of,
+        model_id=job.request.get("model_id"),
+        request=dict(job.request),
+    )
 
 
 def _progress_lines(path: Path) -> list[tuple[float, JobLogLine]]:
@@ -128,7 +168,7 @@ def _progress_line(line: bytes) -> tuple[float, JobLogLine] | None:
         metrics = {str(name): number for name, number in (value.get("metrics") or {}).items()}
         stage = str(value["stage"])
         return time, JobLogLine(
-            at=_moment(time), source="stage", level="info", stage=stage, message=message, metrics=metrics
+            at=_moment(time), source="stage", level="info", stage=stage, message=without_paths(message), metrics=metrics
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -83,6 +83,10 @@ class RunLauncher(Protocol):
         """What was logged about a run, oldest first; empty where the launcher knows no such run."""
         ...
 
+    def run_url(self, run_id: str) -> str | None:
+        """The run's page in the launcher's own UI, if there is one now."""
+        ...
+
     def terminate(self, run_id: str, *, at_once: bool = False) -> None:
         """Ask a run to end. `at_once` marks it ended without waiting, for a run whose process is known to be gone."""
         ...
@@ -240,6 +244,10 @@ class DagsterRunLauncher:
             if not page["hasMore"]:
                 break
         return lines
+
+    def run_url(self, run_id: str) -> str | None:
+        url = self._url()
+        return None if url is None else f"{url.rstrip('/')}/runs/{run_id}"
 
     def terminate(self, run_id: str, *, at_once: bool = False) -> None:
         policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"

@@ -11,6 +11,7 @@ from pathlib import Path
 from forge_pipeline.server.errors import NotFoundError, RequestError
 from forge_pipeline.server.settings import ServerSettings
 
+_LONGEST = 255  # bytes of a file's name on the usual file systems
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 
@@ -68,6 +69,8 @@ def _refuse_urls(field: str, name: str) -> None:
         raise RequestError(f"{field}: URLs and other schemes are not fetched by this server; give a name or a path")
     if "\0" in name:
         raise RequestError(f"{field}: holds a NUL character")
+    if any(len(part.encode()) > _LONGEST for part in name.split("/")):
+        raise RequestError(f"{field}: a part of this name has more than {_LONGEST} bytes, and no file can have it")
 
 
 def _under_roots(name: str, roots: tuple[Path, ...], outside: RequestError) -> list[Path]:

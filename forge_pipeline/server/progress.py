@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forge_pipeline.server.jobs import Job
+from forge_pipeline.server.redaction import without_paths
 from forge_pipeline.server.schemas import TrainingStatus
 
 TRAINING_STAGE = "fine_tune"
@@ -116,8 +117,8 @@ def training_status(job: Job | None, figures: Figures | None = None) -> Training
         learning_rate=shown.learning_rate if shown.learning_rate is not None else job.learning_rate,
         job_id=job.id,
         stage=shown.stage,
-        message=shown.message,
-        error=job.error,
+        message=without_paths(shown.message),
+        error=job.error and without_paths(job.error),
     )
 
 
@@ -135,6 +136,9 @@ class Audience:
 
     def __init__(self) -> None:
         self._queues: set[asyncio.Queue[str]] = set()
+
+    def __len__(self) -> int:
+        return len(self._queues)
 
     def join(self) -> asyncio.Queue[str]:
         queue: asyncio.Queue[str] = asyncio.Queue(_QUEUE)

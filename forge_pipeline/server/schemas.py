@@ -21,7 +21,8 @@ Optimizer = Literal[
     "paged_adamw_8bit",
     "adamw_bnb_8bit",
 ]
-JobStatus = Literal["idle", "queued", "starting", "training", "completed", "failed", "stopped"]
+JobStatus = Literal["idle", "queued", "starting", "training", "running", "completed", "failed", "stopped"]
+"""Only a push is ever ``running``; only a training job ``starting`` or ``training``."""
 
 
 def _stripped(value: object) -> object:
@@ -30,6 +31,7 @@ def _stripped(value: object) -> object:
 
 # JSON numbers: 3 is a fine learning rate, "3" and true are not.
 Number = Annotated[StrictFloat | StrictInt, Field(allow_inf_nan=False)]
+StopText = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
 Text = Annotated[str, BeforeValidator(_stripped), Field(strict=True, min_length=1, max_length=4096)]
 
 
@@ -133,6 +135,16 @@ class Generate(RequestBody):
     temperature: Number = Field(default=0.7, ge=0, le=5)
     """0 is greedy, and repeatable. Summaries and extracted answers are always greedy."""
     top_p: Number = Field(default=0.9, gt=0, le=1)
+    stream: StrictBool = False
+    """Answer with server-sent events, piece by piece."""
+    base: StrictBool = False
+    """Ask the model's base model instead: the adapter is switched off. Not of reward models and span heads."""
+    system: str | None = Field(default=None, strict=True, min_length=1, max_length=200_000)
+    """The system message. This, `stop` and `seed` are for models that write text freely."""
+    stop: list[StopText] = Field(default=[], max_length=4)
+    """Strings that end the text; it ends before them."""
+    seed: StrictInt | None = Field(default=None, ge=0, le=2**63 - 1)
+    """The same seed gives the same text on this server. Unset: another one each time."""
 
 
 class ErrorBody(BaseModel):
@@ -205,6 +217,8 @@ class JobDetails(TrainingStatus):
     """One job: its status and figures as `training_status` has them, and what belongs to it alone."""
 
     job_id: str
+    kind: Literal["train", "push"] = "train"
+    """A training, or the push of a model to the Hub."""
     position: int | None
     """Place in the queue, from 1; null when it does not wait."""
     priority: int
@@ -214,12 +228,14 @@ class JobDetails(TrainingStatus):
     ended_at: str | None
     run_id: str | None
     """The Dagster run that does it."""
+    dagster_url: str | None = None
+    """That run in Dagster's UI; null where a browser could not reach it."""
     retry_of: str | None
     """The job that this one does again."""
     model_id: int | None
-    """The model that it made."""
+    """The model that it made, or pushes."""
     request: dict[str, Any]
-    """The start body, with its defaults."""
+    """The body that it was asked for with, and its defaults."""
 
 
 class QueuedJob(JobDetails):
@@ -306,6 +322,13 @@ class ModelList(BaseModel):
     models: list[ModelSummary]
 
 
+class ModelPage(ModelList):
+    """What `limit` asks for."""
+
+    has_more: bool
+    """Whether there are more; ask again with `after` set to the last model's id."""
+
+
 class TrainingParams(BaseModel):
     num_epochs: int | None
     batch_size: int | None
@@ -360,11 +383,22 @@ class Span(BaseModel):
     stop: int
 
 
+class Piece(BaseModel):
+    """What a stream sends as the text is made."""
+
+    text: str
+
+
 class Generated(BaseModel):
     generated_text: str
     """The continuation, the summary or the extracted answer; empty from a reward model."""
     tokens_generated: int
+    """Tokens that the model made, its end of turn included."""
     generation_time_ms: int
+    finish_reason: Literal["stop", "length"] = "stop"
+    """``length``: `max_new_tokens` cut the text off."""
+    prompt_tokens: int | None = None
+    """Tokens that a model which writes text freely has read."""
     span: Span | None = None
     """Of an extracted answer."""
     score: float | None = None

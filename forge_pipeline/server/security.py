@@ -1,26 +1,35 @@
 """What every request must pass before a route sees it.
 
-In order: the Host is one of ours (no DNS rebinding), the Origin is ours (no page of
-another site acts for the user), the API key and its scope, the body's type and size.
-Refusals have the one error envelope. Every reply carries ``X-Request-ID``.
+In order:
+
+1. one Host, and one of ours: a name that an attacker's DNS points here (rebinding) is none;
+2. the Origin is ours, or the browser says that no page of another site asks (Fetch Metadata);
+3. the API key and its scope;
+4. no NUL in the address, which no database and no file name takes;
+5. the body: its type, its size, counted as it comes, and within the time it may take; then that it is strict JSON:
+   no NaN, no half of a surrogate pair, not nested deeper than 64 levels.
+
+Refusals have the one error envelope.
 """
 
-import hashlib
-import hmac
-import secrets
+import asyncio
+import time
 from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from pydantic_core import from_json
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from forge_pipeline.errors import ForgeError
+from forge_pipeline.errors import ConfigError, ForgeError
+from forge_pipeline.server.api_keys import KeyRing
 from forge_pipeline.server.errors import (
     ForbiddenError,
+    RequestError,
+    SlowBodyError,
     TooLargeError,
     UnauthenticatedError,
     UnsupportedMediaError,
-    envelope,
-    status_of,
+    refusal,
 )
 from forge_pipeline.server.settings import Scope as KeyScope
 from forge_pipeline.server.settings import ServerSettings
@@ -37,15 +46,26 @@ _INCLUDES: dict[KeyScope, frozenset[KeyScope]] = {
     "admin": frozenset({"read", "train", "admin"}),
 }
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_PUBLIC = ("/", "/static")  # the page itself; what it shows needs a key
+# The page itself, the API's description, and what a supervisor of processes asks; all else needs a key.
+_PUBLIC = ("/", "/static", "/docs", "/openapi.json", "/api/live", "/api/ready")
+_DEPTH = 64  # levels of a JSON body
+_BODY_WITHIN = 30.0  # seconds for a whole JSON body, and for each part of an upload
 _DRAIN = 64 * 2**20  # bytes of a refused body that are read, so that the client gets to see the refusal
 
 
 class Guard:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application.
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
-        self._app, self._settings = app, settings
+    Args:
+        settings: Hosts, origins and limits.
+        keys: The API keys that are accepted.
+        body_within: Seconds for a whole JSON body, and for each part of an upload.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, keys: KeyRing, body_within: float = _BODY_WITHIN
+    ) -> None:
+        self._app, self._settings, self._keys, self._within = app, settings, keys, body_within
         own = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._hosts = {name.lower() for name in (*_LOOPBACK, own, *settings.allowed_hosts)}
 
@@ -53,48 +73,45 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        request_id = secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {})
         headers = Headers(scope=scope)
-
-        async def tagged(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                replied = MutableHeaders(raw=message["headers"])
-                replied["X-Request-ID"] = request_id
-                replied["X-Content-Type-Options"] = "nosniff"
-            await send(message)
-
         try:
-            self._check_addresses(headers)
+            self._check_addresses(scope, headers)
             self._check_key(scope, headers)
+            if b"%00" in scope.get("query_string", b"") or "\0" in scope["path"]:
+                raise RequestError("The address holds a NUL character")
             if scope["type"] == "http":
                 receive = await self._check_body(scope, headers, receive)
         except ForgeError as error:
-            await _refuse(error, scope, receive, tagged)
+            await _refuse(error, scope, receive, send)
             return
-        await self._app(scope, receive, tagged)
+        await self._app(scope, receive, send)
 
-    def _check_addresses(self, headers: Headers) -> None:
-        host = headers.get("host", "")
-        if _without_port(host).lower() not in self._hosts:
+    def _check_addresses(self, scope: Scope, headers: Headers) -> None:
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or _without_port(hosts[0]).lower() not in self._hosts:
             raise ForbiddenError("This server is not addressed by that Host; name it in FORGE_ALLOWED_HOSTS if it is")
-        origin = headers.get("origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}", *self._settings.allowed_origins):
+        origins = headers.getlist("origin")
+        own = (f"http://{hosts[0]}", f"https://{hosts[0]}", *self._settings.allowed_origins)
+        if any(origin not in own for origin in origins):
             raise ForbiddenError(
                 "Pages of that Origin may not call this server; name it in FORGE_ALLOWED_ORIGINS if they may"
             )
+        if not origins and _asked_by_another_site(scope, headers):
+            raise ForbiddenError("A page of another site asked for this; only links that a person follows may do that")
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        if not self._settings.api_keys or _is_public(scope["path"]) or scope.get("method") == "OPTIONS":
+        if is_public(scope["path"]) or scope.get("method") == "OPTIONS" or not self._keys.needed():
             return
         presented = _presented(headers)
         if presented is None:
             raise UnauthenticatedError("This server needs an API key: send 'Authorization: Bearer <key>'")
-        digest = hashlib.sha256(presented.encode()).hexdigest()
-        # Every key is compared, in constant time, so that timing does not tell them apart.
-        granted = [key for key in self._settings.api_keys if hmac.compare_digest(key.sha256, digest)]
+        try:
+            granted = self._keys.granted(presented)
+        except ConfigError as error:
+            raise RuntimeError("nobody is let in, because the file of API keys cannot be read") from error
         if not granted:
-            raise UnauthenticatedError("This API key is not known here")
+            raise UnauthenticatedError("This API key is not known here, or is no longer accepted")
         needed = _needed_scope(scope)
         fitting = [key for key in granted if needed in _INCLUDES[key.scope]]
         if not fitting:
@@ -109,11 +126,12 @@ class Guard:
         if not has_body or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return receive
         if scope["path"] == UPLOAD_PATH:
-            return receive  # counted against its own limit while it streams to disk
-        body = await _read(receive, self._settings.json_limit_bytes)
+            return _impatient(receive, self._within)  # counted against its own limit while it streams to disk
+        body = await _read(_impatient(receive, self._within, in_all=True), self._settings.json_limit_bytes)
         media_type = headers.get("content-type", "").split(";")[0].strip().lower()
         if media_type != "application/json":
             raise UnsupportedMediaError(f"Send the body as application/json; found {media_type or 'no Content-Type'!r}")
+        _check_json(body)
         return _replay(body, receive)
 
 
@@ -134,6 +152,46 @@ async def _read(receive: Receive, limit: int) -> bytes:
     return b"".join(chunks)
 
 
+def _impatient(receive: Receive, seconds: float, *, in_all: bool = False) -> Receive:
+    """`receive` that waits at most `seconds`, each time or in all, while the body is still coming."""
+    deadline, complete = time.monotonic() + seconds, False
+
+    async def received() -> Message:
+        nonlocal complete
+        if complete:  # what follows is the client's going, which may take as long as it likes
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), deadline - time.monotonic() if in_all else seconds)
+        except TimeoutError as error:
+            raise SlowBodyError(f"The rest of the body did not come within {seconds:.0f} s") from error
+        complete = not message.get("more_body", False)
+        return message
+
+    return received
+
+
+def _check_json(body: bytes) -> None:
+    """Raises RequestError for what is not strict JSON."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The body is not valid JSON: {error}") from error
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEPTH):
+        inside = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
+        level = [part for part in inside if isinstance(part, dict | list)]
+    if level:
+        raise RequestError(f"The body is nested deeper than {_DEPTH} levels")
+
+
+def _asked_by_another_site(scope: Scope, headers: Headers) -> bool:
+    """Whether the browser says so (Fetch Metadata), and it is not a person who follows a link to here."""
+    if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        return False
+    follows = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return not (follows and scope.get("method") == "GET")
+
+
 def _replay(body: bytes, receive: Receive) -> Receive:
     sent = False
 
@@ -151,7 +209,7 @@ async def _refuse(error: ForgeError, scope: Scope, receive: Receive, send: Send)
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:120]})
         return
-    await envelope(status_of(error), str(error))(scope, receive, send)
+    await refusal(error)(scope, receive, send)
 
 
 def _without_port(host: str) -> str:
@@ -159,8 +217,9 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdigit() else host
 
 
-def _is_public(path: str) -> bool:
-    return path in _PUBLIC or path.startswith("/static/")
+def is_public(path: str) -> bool:
+    """Whether no key is asked for there."""
+    return path in _PUBLIC or path.startswith(("/static/", "/docs/"))
 
 
 def _presented(headers: Headers) -> str | None:

@@ -10,6 +10,7 @@ import uvicorn
 
 from forge_pipeline.errors import ConfigError
 from forge_pipeline.server.app import create_app
+from forge_pipeline.server.request_ids import RequestIdFilter
 from forge_pipeline.server.settings import ServerSettings
 
 
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="forge serve", description="REST API and web studio of Forge Pipeline.")
     add_arguments(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s [%(request_id)s] %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RequestIdFilter())
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = ServerSettings.read(

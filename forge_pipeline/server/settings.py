@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from forge_pipeline.errors import ConfigError
 
 Scope = Literal["read", "train", "approve", "admin"]
+KEY_FILE = "api_keys.json"  # under the data directory; `forge api-key` writes it
 
 _VARIABLES = {
     "host": "FORGE_HOST",
@@ -29,7 +30,10 @@ _VARIABLES = {
     "allowed_hosts": "FORGE_ALLOWED_HOSTS",
     "allowed_origins": "FORGE_ALLOWED_ORIGINS",
     "playground_models": "FORGE_PLAYGROUND_MODELS",
+    "playground_memory": "FORGE_PLAYGROUND_MEMORY",
+    "playground_wait": "FORGE_PLAYGROUND_WAIT",
     "unsloth_python": "FORGE_UNSLOTH_PYTHON",
+    "database_url": "FORGE_DATABASE_URL",
 }
 
 
@@ -75,33 +79,36 @@ class ServerSettings(BaseModel):
     upload_limit_bytes: int = Field(default=2 * 2**30, gt=0)
     json_limit_bytes: int = Field(default=2**20, gt=0)
     api_keys: tuple[ApiKey, ...] = ()
+    """Keys beside those that `forge api-key` keeps in the data directory."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names beside the loopback ones and `host` that a request may be addressed to."""
     allowed_origins: tuple[str, ...] = ()
     """Web origins beside the server's own whose pages may call it."""
-    playground_models: int = Field(default=1, ge=1, le=2)
-    """Models kept in memory for generation."""
+    playground_models: int = Field(default=2, ge=1, le=64)
+    """Models kept in memory for generation; adapters over the same base model share it, and count one each."""
+    playground_memory: int | None = Field(default=None, gt=0)
+    """Bytes that their weights may take, for example ``4GiB``; None: what is free when a model is loaded."""
+    playground_wait: float = Field(default=60, gt=0, le=3600)
+    """Seconds that a question waits for its turn before the answer is 503."""
     unsloth_python: Path | None = None
     """The interpreter of the environment that has Unsloth, ``DIR/bin/python``; the runs read the same variable."""
+    database_url: str | None = Field(default=None, repr=False)
+    """One database for registry and jobs, for example ``postgresql://forge@localhost/forge``; None: two SQLite files
+    under `data_dir`. One data directory a database. The runs read the same variable."""
 
     @model_validator(mode="after")
     def _open_only_with_a_key(self) -> Self:
-        if not self.is_loopback and not self.api_keys:
+        if not self.is_loopback and not self.api_keys and not (self.data_dir / KEY_FILE).is_file():
             raise ValueError(
                 f"host: {self.host!r} is not a loopback address, so an API key is mandatory; "
-                "set FORGE_API_KEYS to <name>:<read|train|approve|admin>:<sha256 of the key in hex>"
+                "make one with: forge api-key create NAME --scope admin"
             )
         return self
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach `host`."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def datasets_dir(self) -> Path:
@@ -117,9 +124,19 @@ class ServerSettings(BaseModel):
         return self.data_dir / "progress"
 
     @property
+    def audits_dir(self) -> Path:
+        """Audits of uploaded datasets, by digest."""
+        return self.data_dir / "audits"
+
+    @property
     def registry(self) -> str:
         """SQLAlchemy URL of the registry that the pipeline writes to."""
-        return f"sqlite:///{self.data_dir / 'registry.sqlite'}"
+        return self.database_url or f"sqlite:///{self.data_dir / 'registry.sqlite'}"
+
+    @property
+    def jobs_database(self) -> str:
+        """SQLAlchemy URL of the job table."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'jobs.sqlite'}"
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, **arguments: Any) -> Self:
@@ -145,7 +162,21 @@ class ServerSettings(BaseModel):
         )
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether a host's name or address means this machine, to this machine alone."""
+    if host is None or host == "localhost":
+        return host is not None
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _parse(field: str, text: str) -> Any:
+    if field == "playground_memory":
+        from forge_pipeline.models.memory import parse_memory
+
+        return parse_memory(text, name=_VARIABLES[field])
     if field in ("dataset_roots", "model_roots"):
         return tuple(part for part in text.split(os.pathsep) if part)
     parts = tuple(part.strip() for part in text.split(",") if part.strip())

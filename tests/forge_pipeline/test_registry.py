@@ -1,6 +1,8 @@
-"""The registry on a real SQLite file."""
+"""The registry on a real SQLite file, and on a real PostgreSQL server."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,16 @@ import pytest
 from forge_pipeline.errors import ConfigError, StoreError
 from forge_pipeline.integrity import Digest
 from forge_pipeline.registry import ApprovalRequestRow, ModelRow, Registry
+from tests.postgresql import database_url, postgresql  # noqa: F401
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(f"sqlite:///{tmp_path}/deep/er/registry.sqlite")
+def registry(database_url: str) -> Iterator[Registry]:  # noqa: F811
+    registry = Registry(database_url)
+    yield registry
+    registry.close()
 
 
 def uid(name: str) -> Digest:
@@ -41,6 +46,11 @@ def test_a_model_comes_back_as_it_went_in(registry: Registry) -> None:
     assert registry.get_model(row.id) == row == registry.find_model(uid("m1"))
     assert row.created_at == NOON
     assert (row.stage, row.metrics, row.size_bytes) == ("candidate", {"final_loss": 0.25}, 5_000_000_000)
+
+
+def test_a_metric_that_is_no_number_is_left_out(registry: Registry) -> None:
+    row = register(registry, metrics={"loss": math.nan, "eval_loss": 0.5, "grad": math.inf})
+    assert row.metrics == {"eval_loss": 0.5}
 
 
 def test_the_same_bytes_are_registered_once(registry: Registry) -> None:
@@ -72,7 +82,25 @@ def test_a_second_registry_on_the_same_file_sees_everything(registry: Registry) 
 
 def test_other_time_zones_are_kept_as_utc(registry: Registry) -> None:
     in_tokyo = NOON.astimezone(timezone(timedelta(hours=9)))
-    assert register(registry, created_at=in_tokyo).created_at == NOON
+    row = register(registry, created_at=in_tokyo)
+    assert (row.created_at, row.created_at.tzinfo) == (NOON, UTC)
+
+
+def test_many_may_open_an_empty_database_and_register_the_same_model_at_once(
+    database_url: str,  # noqa: F811
+) -> None:
+    def first_use(number: int) -> ModelRow:
+        registry = Registry(database_url)
+        try:
+            registry.register_dataset(
+                digest=uid("d"), filename="d.jsonl", path="/d", num_examples=number, size_bytes=1, validation={}
+            )
+            return register(registry)
+        finally:
+            registry.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(map(repr, pool.map(first_use, range(8))))) == 1
 
 
 def test_a_dataset_of_the_same_name_is_replaced(registry: Registry) -> None:
@@ -82,6 +110,9 @@ def test_a_dataset_of_the_same_name_is_replaced(registry: Registry) -> None:
     assert (second.id, second.digest, second.num_examples) == (first.id, uid("b"), 2)
     assert registry.list_datasets() == (second,)
     assert registry.find_dataset("other.jsonl") is None
+    assert registry.delete_dataset("d.jsonl")
+    assert not registry.delete_dataset("d.jsonl")
+    assert registry.list_datasets() == ()
 
 
 def test_rolling_back_twice_goes_two_models_back(registry: Registry) -> None:
@@ -168,7 +199,7 @@ def test_bad_calls_say_what_is_wrong(registry: Registry, name: str) -> None:
 
 @pytest.mark.parametrize("url", ["nonsense", "", "nodialect://x/y"])
 def test_a_url_that_is_none_is_a_config_error(url: str) -> None:
-    with pytest.raises(ConfigError, match="registry URL"):
+    with pytest.raises(ConfigError, match="database URL"):
         Registry(url)
 
 
@@ -177,3 +208,10 @@ def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(StoreError, match=r"registry\.sqlite"):
         Registry(f"sqlite:///{path}")
+
+
+def test_a_password_is_in_no_message() -> None:
+    for url in ("postgresql://ann:secret@127.0.0.1:9/x", "nodialect://ann:secret@x/y"):
+        with pytest.raises((ConfigError, StoreError)) as raised:
+            Registry(url)
+        assert "secret" not in str(raised.value)

@@ -290,10 +290,9 @@ def _verify_by_training(args: argparse.Namespace) -> int:
 
 def _registered(path: Path) -> str | None:
     """The digest that the registry knows for this path, if there is a registry at all."""
-    from forge_pipeline.cli.surroundings import open_registry
-    from forge_pipeline.models import forge_home
+    from forge_pipeline.cli.surroundings import has_registry, open_registry
 
-    if not (forge_home() / "registry.sqlite").exists():
+    if not has_registry():
         return None
     rows = [row for row in open_registry().list_models() if Path(row.path).resolve() == path.resolve()]
     return str(rows[-1].uid) if rows else None

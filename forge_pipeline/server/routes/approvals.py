@@ -17,8 +17,8 @@ router = APIRouter(tags=["Approvals"])
 def list_approvals(request: Request, state: str = "open") -> ApprovalList:
     """Releases that wait for people, oldest first; with `state=all` those that wait no more too."""
     app = request.app.state
-    keys = any(key.scope == "approve" for key in app.settings.api_keys)
-    return ApprovalList(approvals=decisions.requests(app.registry, all_of_them=state == "all"), may_decide=keys)
+    found = decisions.requests(app.registry, all_of_them=state == "all")
+    return ApprovalList(approvals=found, may_decide=app.api_keys.has_scope("approve"))
 
 
 @router.get("/api/approvals/{request_id}")

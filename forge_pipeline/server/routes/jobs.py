@@ -1,4 +1,4 @@
-"""The queue: POST and GET /api/jobs, and of one job its details, events, logs, cancel and retry."""
+"""The jobs: POST and GET /api/jobs, and of one its details, events, logs, cancel and retry; pushes too."""
 
 from typing import Annotated
 
@@ -65,7 +65,9 @@ def get_job_logs(request: Request, job_id: str, limit: Annotated[int, Query(ge=1
 def cancel_job(request: Request, job_id: str) -> JobDetails:
     """Take a job out of the queue, or stop it; returns when its process is gone."""
     state = request.app.state
-    details: JobDetails = state.job_reader.details(state.control.cancel(job_id))
+    job = state.control.job(job_id)
+    ended = state.push_jobs.cancel(job) if job.kind == "push" else state.control.cancel(job_id)
+    details: JobDetails = state.job_reader.details(ended)
     return details
 
 
@@ -73,5 +75,6 @@ def cancel_job(request: Request, job_id: str) -> JobDetails:
 def retry_job(request: Request, job_id: str) -> QueuedJob:
     """Queue a failed or stopped job once more, as a new job."""
     state = request.app.state
-    job, warnings = state.control.retry(job_id)
+    job = state.control.job(job_id)
+    job, warnings = (state.push_jobs.retry(job), []) if job.kind == "push" else state.control.retry(job_id)
     return QueuedJob(**state.job_reader.details(job).model_dump(), warnings=warnings)

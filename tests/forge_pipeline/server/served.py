@@ -22,6 +22,7 @@ import httpx
 import uvicorn
 
 from forge_pipeline.server.app import create_app
+from forge_pipeline.server.launchers import LogLine, RunLauncher, RunState, RunStatus
 from forge_pipeline.server.settings import ServerSettings
 
 # The keys, partitions and progress lines of the contract with assets/; the work itself is a few sleeps. The fine-tune
@@ -192,9 +193,9 @@ def check_envelope(reply: httpx.Response, *codes: int) -> str:
 
 
 @contextlib.contextmanager
-def in_thread(settings: ServerSettings) -> Iterator[Studio]:
+def in_thread(settings: ServerSettings, launcher: RunLauncher | None = None) -> Iterator[Studio]:
     """uvicorn in a thread of this process."""
-    app = create_app(settings)
+    app = create_app(settings, launcher)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -212,6 +213,42 @@ def in_thread(settings: ServerSettings) -> Iterator[Studio]:
 def settings_for(data_dir: Path, **changes: Any) -> ServerSettings:
     """Settings whose Dagster is an address where nothing listens: for everything that starts no run."""
     return ServerSettings.read({}, **({"data_dir": data_dir, "dagster_url": "http://127.0.0.1:9"} | changes))
+
+
+class Endless:
+    """A launcher whose runs go on until they are ended: for tests of what stands before and after a run.
+
+    with in_thread(settings, Endless()) as studio:
+        studio.start()                  -> 200
+        studio.start()                  -> 409
+        studio.post("/api/stop_training")
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, RunStatus] = {}
+        self.says: list[LogLine] = []
+
+    def state(self) -> str:
+        return "ready"
+
+    def launch(self, job_id: str) -> str:
+        self.runs[f"run-{job_id}"] = RunStatus(RunState.RUNNING)
+        return f"run-{job_id}"
+
+    def find(self, job_id: str) -> str | None:
+        return f"run-{job_id}" if f"run-{job_id}" in self.runs else None
+
+    def status(self, run_id: str) -> RunStatus:
+        return self.runs.get(run_id, RunStatus(RunState.GONE))
+
+    def run_url(self, run_id: str) -> str | None:
+        return None
+
+    def log(self, run_id: str) -> list[LogLine]:
+        return self.says if run_id in self.runs else []
+
+    def terminate(self, run_id: str, *, at_once: bool = False) -> None:
+        self.runs[run_id] = RunStatus(RunState.STOPPED)
 
 
 class ServerProcess:

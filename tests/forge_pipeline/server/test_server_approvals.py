@@ -205,7 +205,7 @@ def test_a_person_sees_the_gates_and_approves_in_the_browser(studio: Studio, mak
         browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page, problems = browser.new_page(), []
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(studio.url)
+        page.goto(f"{studio.url}/#/approvals")
         page.fill("#key", "ann")
         page.press("#key", "Tab")
         box = page.locator("article", has_text=request)

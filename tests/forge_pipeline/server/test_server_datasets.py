@@ -1,11 +1,14 @@
-"""Conformance rows U and L: uploads and their list."""
+"""Conformance rows U and L: uploads and their list; one dataset, its removal and its audit."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forge_pipeline.integrity import Digest
+from forge_pipeline.server.audit_child import lengths_of
 from forge_pipeline.server.row_schemas import MAX_ERRORS, inspect_file
 from tests.forge_pipeline.server.served import (
     PREFERENCES,
@@ -15,6 +18,7 @@ from tests.forge_pipeline.server.served import (
     in_thread,
     jsonl,
     settings_for,
+    wait_for,
 )
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -182,3 +186,134 @@ def test_odd_lines_are_findings_and_not_crashes(tmp_path: Path) -> None:
     )
     report = inspect_file(path)
     assert (report.rows, report.error_count) == (4, 3)
+
+
+# One dataset
+
+
+def test_one_dataset_shows_its_digest_and_its_first_rows(server: Studio) -> None:
+    long = {"input": "x" * 5000, "output": "y", "more": {"list": list(range(100))}}
+    content = b'{"broken\n' + jsonl([long, *TRAINABLE]) + b'{"input": "\\ud800", "output": NaN}\n'
+    name = server.upload("shown.jsonl", content).json()["filename"]
+    details = server.get(f"/api/datasets/{name}").json()
+    assert details["digest"] == Digest.of(content)
+    assert details["num_examples"] == len(TRAINABLE) + 3
+    assert details["size_mb"] == pytest.approx(len(content) / 1e6, abs=0.001)
+    assert not details["validation"]["valid"]
+    assert len(details["preview"]) == 5
+    assert details["preview"][1:] == TRAINABLE[:4]
+    cut = details["preview"][0]
+    assert cut["input"] == "x" * 1000 + "…"
+    assert cut["more"]["list"] == [*range(20), "…"]
+    odd = server.upload("odd.jsonl", b'{"input": "\\ud800", "output": NaN}\n').json()["filename"]
+    assert server.get(f"/api/datasets/{odd}").json()["preview"] == [{"input": "?", "output": None}]
+
+
+@pytest.mark.parametrize("name", ["nothing.jsonl", "..%2fregistry.sqlite", ".incoming.x", "a" * 3000])
+def test_a_dataset_that_is_not_there_is_404(server: Studio, name: str) -> None:
+    for path in (f"/api/datasets/{name}", f"/api/datasets/{name}/audit", f"/api/datasets/{name}/audit.html"):
+        check_envelope(server.get(path), 404)
+    check_envelope(server.http.delete(f"/api/datasets/{name}"), 404)
+
+
+def test_a_dataset_is_deleted_unless_a_job_is_to_learn_from_it(tmp_path: Path) -> None:
+    with in_thread(settings_for(tmp_path, package_models=("tiny",))) as studio:
+        studio.upload("rows.jsonl", jsonl(TRAINABLE))
+        job = studio.queue(model_name="tiny").json()["job_id"]
+        assert job in check_envelope(studio.http.delete("/api/datasets/rows.jsonl"), 409)
+        studio.post(f"/api/jobs/{job}/cancel")
+        assert studio.http.delete("/api/datasets/rows.jsonl").json()["status"] == "deleted"
+        assert studio.get("/api/datasets").json() == {"datasets": []}
+        assert not (tmp_path / "datasets" / "rows.jsonl").exists()
+        check_envelope(studio.http.delete("/api/datasets/rows.jsonl"), 404)
+        check_envelope(studio.post(f"/api/jobs/{job}/retry"), 404)
+
+
+# Its audit
+
+PERSONAL = [{"text": f"Write to ann.smith{i}@example.org about house {i} and its garden."} for i in range(3)]
+SECRET = [{"text": "The key is AKIAQ3EGR7XUJTM5ZP2L and it opens the storage of the house."}]
+
+
+def audited(studio: Studio, name: str, **query: Any) -> dict[str, Any]:
+    def done() -> dict[str, Any] | None:
+        found = studio.get(f"/api/datasets/{name}/audit", params=query).json()
+        return None if found["state"] == "running" else found
+
+    return dict(wait_for(done, timeout=120, every=0.2))
+
+
+def test_an_audit_is_made_once_in_a_process_of_its_own_and_kept(tmp_path: Path) -> None:
+    texts = [
+        {"text": f"The house number {i} stands on a hill by the river, and it has {i} windows."} for i in range(40)
+    ]
+    rows = [*texts, texts[0], *PERSONAL, *SECRET]
+    with in_thread(settings_for(tmp_path)) as studio:
+        name = studio.upload("mixed.jsonl", jsonl(rows)).json()["filename"]
+        check_envelope(studio.get(f"/api/datasets/{name}/audit.html"), 404)
+        first = studio.get(f"/api/datasets/{name}/audit").json()
+        assert (first["state"], first["error"], first["report"]) == ("running", None, None)
+        assert studio.get("/api/health").status_code == 200
+        found = audited(studio, name)
+        assert (found["state"], found["error"]) == ("ready", None)
+        report = found["report"]
+        assert report["num_rows"] == len(rows)
+        assert sum(each["count"] for each in report["lengths"]) == len(rows)
+        assert report["lengths"][0]["from"] == min(len(row["text"]) for row in rows)
+        assert report["languages"][0]["name"] == "en"
+        assert sum(each["count"] for each in report["languages"]) == len(rows)
+        assert {"name": "email", "severity": "medium", "count": 3} in report["pii"]
+        assert report["secrets"][0]["count"] == 1
+        assert report["exact_duplicates"] == 1
+        assert report["near_duplicates"] >= 0
+        page = studio.get(report["url"])
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        for leak in (str(tmp_path), "ann.smith", "AKIAQ3EGR7XUJTM5ZP2L"):
+            assert leak not in page.text + str(found)
+    with in_thread(settings_for(tmp_path)) as studio:
+        assert studio.get(f"/api/datasets/{name}/audit").json() == found, "there at once after a restart"
+        again = studio.upload("copy.jsonl", jsonl(rows)).json()["filename"]
+        assert studio.get(f"/api/datasets/{again}/audit").json()["state"] == "ready", "of the same bytes"
+        assert studio.http.delete(f"/api/datasets/{name}").status_code == 200
+        assert len(list((tmp_path / "audits").iterdir())) == 1
+        assert studio.http.delete(f"/api/datasets/{again}").status_code == 200
+        assert not list((tmp_path / "audits").iterdir())
+
+
+def test_the_audit_of_a_file_that_was_changed_fails_until_it_is_asked_for_again(tmp_path: Path) -> None:
+    with in_thread(settings_for(tmp_path)) as studio:
+        studio.upload("rows.jsonl", jsonl(TRAINABLE))
+        file = tmp_path / "datasets" / "rows.jsonl"
+        file.write_bytes(jsonl(TRAINABLE[:3]))
+        failed = audited(studio, "rows.jsonl")
+        assert (failed["state"], failed["report"]) == ("failed", None)
+        assert "not the one that was uploaded" in failed["error"]
+        assert str(tmp_path) not in failed["error"]
+        file.write_bytes(jsonl(TRAINABLE))
+        assert studio.get("/api/datasets/rows.jsonl/audit").json() == failed
+        assert studio.get("/api/datasets/rows.jsonl/audit", params={"again": True}).json()["state"] == "running"
+    assert not list((tmp_path / "audits").iterdir()), "the server's end is the audit's end, and leaves nothing"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "bins"),
+    [
+        ([5], [(5, 5, 1)]),
+        ([5, 6], [(5, 5, 1), (6, 6, 1)]),
+        ([1, 40], [(first, first + 1, int(first in (1, 39))) for first in range(1, 40, 2)]),
+        ([*range(1, 101), 5000, 90_000], None),
+    ],
+    ids=["one row", "two rows", "far apart", "a long tail"],
+)
+def test_lengths_are_counted_from_the_shortest_row_to_the_longest(
+    tmp_path: Path, lengths: list[int], bins: list[tuple[int, int, int]] | None
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl([{"text": "x" * length} for length in lengths]))
+    found = [(each["from"], each["to"], each["count"]) for each in lengths_of(path)]
+    assert bins is None or found == bins
+    assert sum(count for _, _, count in found) == len(lengths)
+    assert (found[0][0], found[-1][1]) == (min(lengths), max(lengths))
+    assert len(found) <= 21
+    assert all(after[0] == before[1] + 1 for before, after in itertools.pairwise(found))

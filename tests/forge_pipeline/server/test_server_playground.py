@@ -7,44 +7,10 @@ from typing import Any
 
 import pytest
 
-from forge_pipeline.integrity import Digest
-from forge_pipeline.models import ModelDirectory
-from forge_pipeline.models.base import BaseModelRecord
-from forge_pipeline.models.directory import ModelRecord, write_record
-from forge_pipeline.registry import Registry
 from tests.forge_pipeline.server.served import Studio, check_envelope, in_thread, settings_for
+from tests.forge_pipeline.server.served_models import register
 
 PATH = "/api/playground/generate"
-
-
-def register(studio: Studio, base: Path, name: str, *, chat: bool) -> int:
-    """A full model of the pipeline's own lines: the base model's files and a record."""
-    from transformers import AutoTokenizer
-
-    directory = studio.data_dir / "store" / name
-    shutil.copytree(base, directory)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.pad_token = tokenizer.eos_token  # as the fine-tune leaves it
-    tokenizer.save_pretrained(directory)
-    nothing = Digest.of(name.encode())
-    record = ModelRecord(
-        kind="full",
-        base_model=BaseModelRecord(str(base), None, None, "local", None, None),
-        trainer_type="sft",
-        config_digest=nothing,
-        dataset_digest=nothing,
-        tokenized_digest=nothing,
-        chat_template_digest=nothing if chat else None,
-        seed=0,
-    )
-    write_record(directory, record)
-    model = ModelDirectory.open(directory)
-    registry = Registry(f"sqlite:///{studio.data_dir / 'registry.sqlite'}")
-    row = registry.register_model(
-        uid=model.digest, name=name, line="a_line", base_model="tiny", size_bytes=1000, path=str(directory)
-    )
-    registry.close()
-    return row.id
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +80,14 @@ def test_a_model_that_learnt_plain_text_is_asked_in_plain_text(
         {"top_p": 0},
         {"top_p": 1.5},
         {"surprise": 1},
+        {"stream": "yes"},
+        {"base": 1},
+        {"system": ""},
+        {"stop": "word"},
+        {"stop": [""]},
+        {"stop": ["a", "b", "c", "d", "e"]},
+        {"seed": -1},
+        {"seed": 1.5},
     ],
     ids=str,
 )
@@ -123,6 +97,46 @@ def test_what_makes_no_sense_is_400_and_names_the_field(
     body = {"model_id": chat_model, "prompt": "a"} | changes
     detail = check_envelope(studio.post(PATH, json={k: v for k, v in body.items() if v is not ...}), 400)
     assert next(iter(changes)) in detail
+
+
+def test_the_same_seed_gives_the_same_text(studio: Studio, chat_model: int) -> None:
+    body = {"model_id": chat_model, "prompt": "Count", "max_new_tokens": 12, "temperature": 1.0}
+    texts = [generate(studio, **body, seed=seed)["generated_text"] for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_stop_string_ends_the_text_and_the_counts_say_so(studio: Studio, chat_model: int) -> None:
+    body = {"model_id": chat_model, "prompt": "Count", "max_new_tokens": 12, "temperature": 1.0, "seed": 7}
+    free = generate(studio, **body)
+    assert (free["finish_reason"], free["tokens_generated"]) == ("length", 12)
+    stop = free["generated_text"][3:5]
+    stopped = generate(studio, **body, stop=["never said", stop])
+    assert stopped["generated_text"] == free["generated_text"].split(stop)[0]
+    assert stopped["finish_reason"] == "stop"
+    assert stopped["tokens_generated"] < 12
+    assert stopped["prompt_tokens"] == free["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize("kind", ["chat", "plain"])
+def test_a_system_message_reaches_the_model(studio: Studio, tiny_model: Path, kind: str) -> None:
+    model = register(studio, tiny_model, f"system-{kind}", chat=kind == "chat", adapter=1)
+    body = {"model_id": model, "prompt": "Count", "max_new_tokens": 12, "temperature": 1.0, "seed": 1}
+    alone, told = generate(studio, **body), generate(studio, **body, system="Be short.")
+    assert told["prompt_tokens"] > alone["prompt_tokens"]
+    assert told["generated_text"] != alone["generated_text"]
+
+
+def test_the_base_model_answers_beside_adapters_that_share_it(studio: Studio, tiny_model: Path) -> None:
+    body = {"prompt": "Name a color.", "max_new_tokens": 12, "temperature": 0}
+    full = register(studio, tiny_model, "the-base-itself", chat=True)
+    expected = generate(studio, model_id=full, **body)["generated_text"]
+    assert generate(studio, model_id=full, **body, base=True)["generated_text"] == expected
+    first, second = (register(studio, tiny_model, f"adapter-{n}", chat=True, adapter=n) for n in (1, 2))
+    for _ in range(2):
+        texts = [generate(studio, model_id=model, **body)["generated_text"] for model in (first, second)]
+        assert len({expected, *texts}) == 3
+        for model in (first, second):
+            assert generate(studio, model_id=model, **body, base=True)["generated_text"] == expected
 
 
 def test_a_prompt_without_room_is_400(studio: Studio, chat_model: int) -> None:

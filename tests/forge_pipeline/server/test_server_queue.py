@@ -122,7 +122,7 @@ def test_what_can_no_longer_be_done_cannot_be_retried(waiting: Studio) -> None:
     check_envelope(waiting.post(f"/api/jobs/{job_id}/retry"), 404)
 
 
-@pytest.mark.parametrize("name", ["train_000000000000", "..%2f..", "%00", "a" * 500])
+@pytest.mark.parametrize("name", ["train_000000000000", "..%2f..", "a" * 500])
 def test_a_job_that_is_not_there_is_404(server: Studio, name: str) -> None:
     for path in (name, f"{name}/events", f"{name}/logs"):
         check_envelope(server.get(f"/api/jobs/{path}"), 404)
@@ -208,6 +208,9 @@ class Launcher:
 
     def log(self, run_id: str) -> list[LogLine]:
         return []
+
+    def run_url(self, run_id: str) -> str | None:
+        return None
 
     def terminate(self, run_id: str, *, at_once: bool = False) -> None:
         self.runs[run_id] = RunState.STOPPED

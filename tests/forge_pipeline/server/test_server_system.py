@@ -1,8 +1,10 @@
 """Conformance rows G, I, H: what holds for every route, and what the server says about itself."""
 
+import contextlib
 import hashlib
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from forge_pipeline import __version__
 from forge_pipeline.errors import ConfigError
 from forge_pipeline.server.settings import ServerSettings
-from tests.forge_pipeline.server.served import Studio, check_envelope, in_thread, settings_for
+from tests.forge_pipeline.server.served import Endless, Studio, check_envelope, in_thread, settings_for, wait_for
 
 JSON_ROUTES = ["/api/start_training", "/api/jobs", "/api/playground/generate"]
 
@@ -180,3 +182,55 @@ def test_a_second_server_on_the_same_data_directory_is_refused(server: Studio) -
 
 def test_the_envelope_is_json_text(server: Studio) -> None:
     assert json.loads(server.get("/nowhere").text)["error"] == "Not Found"
+
+
+def metric(text: str, name: str) -> float:
+    (line,) = (line for line in text.splitlines() if line.startswith(name + " "))
+    return float(line.rsplit(" ", 1)[1])
+
+
+def test_metrics_count_requests_by_route_and_show_the_training(tmp_path: Path) -> None:
+    with in_thread(settings_for(tmp_path), Endless()) as studio:
+        studio.upload("rows.jsonl", b'{"input": "a", "output": "b"}\n' * 12)
+        job_id = studio.start().json()["job_id"]
+        for path in ("/api/jobs/a", "/api/jobs/b", f"/api/jobs/{job_id}", "/nowhere/1", "/nowhere/2"):
+            studio.get(path)
+        studio.http.request("PROPFIND", "/api/models", headers={"Host": "evil.example"})
+        line = {"ts": 1.0, "stage": "fine_tune", "step": 3, "total": 9, "metrics": {"loss": 1.5}}
+        (tmp_path / "progress" / f"run-{job_id}.jsonl").write_text(json.dumps(line) + "\n")
+        reply = studio.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=")
+    text = reply.text
+    requests = 'forge_requests_total{method="GET",route="%s",status="%s"}'
+    assert metric(text, requests % ("/api/jobs/{job_id}", 404)) == 2
+    assert metric(text, requests % ("/api/jobs/{job_id}", 200)) == 1
+    assert metric(text, requests % ("none", 404)) == 2
+    assert metric(text, 'forge_requests_total{method="other",route="none",status="403"}') == 1
+    assert metric(text, 'forge_request_seconds_count{method="GET",route="/api/jobs/{job_id}"}') == 3
+    assert metric(text, 'forge_jobs{status="training"}') + metric(text, 'forge_jobs{status="queued"}') == 1
+    for name, value in {"training_step": 3, "training_steps": 9, "training_loss": 1.5, "loaded_models": 0}.items():
+        assert metric(text, f"forge_{name}") == value
+    assert metric(text, "process_resident_memory_bytes") > 1e6
+
+
+def test_a_server_without_its_dagster_is_alive_and_not_ready(server: Studio) -> None:
+    assert server.get("/api/live").json() == {"status": "alive"}
+    wait_for(lambda: server.get("/api/health").json()["launcher"] != "not asked yet")
+    reply = server.get("/api/ready")
+    assert "launcher: " in check_envelope(reply, 503)
+    assert int(reply.headers["Retry-After"]) > 0
+
+
+def test_a_server_is_ready_until_something_it_needs_is_not_there(tmp_path: Path) -> None:
+    with in_thread(settings_for(tmp_path), Endless()) as studio:
+        wait_for(lambda: studio.get("/api/ready").status_code == 200)
+        assert studio.get("/api/ready").json() == {"status": "ready"}
+        with contextlib.closing(sqlite3.connect(tmp_path / "registry.sqlite")) as registry:
+            registry.execute("DROP TABLE models")
+        assert "database: registry does not answer" in check_envelope(studio.get("/api/ready"), 503)
+
+
+def test_a_probe_needs_no_key_and_everything_else_does(locked: Studio) -> None:
+    assert locked.get("/api/live").status_code == 200
+    assert locked.get("/api/ready").status_code in (200, 503)
+    check_envelope(locked.get("/metrics"), 401)

@@ -1,0 +1,42 @@
+"""/v1/models, /v1/models/{model} and /v1/chat/completions, in OpenAI's shapes; errors have this server's one shape."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+
+from forge_pipeline.server.chat_completions import Completion, find_model, question_of, served_models
+from forge_pipeline.server.chat_schemas import ChatCompletion, ChatRequest, ServedModel, ServedModels
+from forge_pipeline.server.errors import NotFoundError
+from forge_pipeline.server.event_streams import STREAM, streamed, whole
+from forge_pipeline.server.schemas import ErrorBody
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.get("/v1/models")
+def list_served_models(request: Request) -> ServedModels:
+    """Every model that can chat, newest first, and its base model."""
+    return ServedModels(data=served_models(request.app.state.catalog.models()))
+
+
+@router.get("/v1/models/{model}")
+def get_served_model(request: Request, model: str) -> ServedModel:
+    """One of them."""
+    listed = served_models(request.app.state.catalog.models())
+    found = next((each for each in listed if each.id == model), None)
+    if found is None:
+        raise NotFoundError(f"There is no model {model!r}; GET /v1/models lists them")
+    return found
+
+
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses={**STREAM, 503: {"model": ErrorBody}})
+async def complete_chat(request: Request, body: ChatRequest) -> Any:
+    """Continue a conversation. With `stream`, chunks as server-sent events, then `data: [DONE]`."""
+    state = request.app.state
+    row, base = await run_in_threadpool(find_model, state.catalog, body.model)
+    completion = Completion(body, row, base=base)
+    answering = state.playground.ask(row, question_of(body, base=base))
+    if body.stream:
+        return await streamed(request, answering, completion.chunks)
+    return await whole(request, answering, completion.whole)
