@@ -31,6 +31,8 @@ from forge_pipeline.evaluation.tasks import HELD_OUT, HeldOut, NamedTask, held_o
 from forge_pipeline.gates import GateDecision
 from forge_pipeline.integrity import Digest, write_report
 from forge_pipeline.models import ModelDirectory, forge_home, load_base, load_tokenizer, load_tuned
+from forge_pipeline.models.allocator import keeping_freed_memory
+from forge_pipeline.models.devices import pick_device
 from forge_pipeline.models.heads import HEADS
 from forge_pipeline.progress import Progress, Report, silent
 
@@ -191,7 +193,7 @@ def benchmark(
     questions = held_out(dataset, load_tokenizer(config)) if HELD_OUT in section.tasks else None
     if questions is not None and questions.reason is not None:
         return _not_run(model.digest, dataset.digest, section, f"held_out cannot be built: {questions.reason}")
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, keeping_freed_memory(pick_device()):
         named = _load_section(section, questions, Path(folder))
         check_limits(section, named)
         report = _Stepper(progress)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from forge_pipeline.errors import EvaluationError
+from forge_pipeline.models.allocator import keeping_freed_memory
+from forge_pipeline.models.devices import pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -100,14 +102,15 @@ def with_loaded(
     """Load, use, let go: base and tuned model never share the memory."""
     import torch
 
-    model, tokenizer = load()
-    try:
-        return use(model, tokenizer)
-    finally:
-        del model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    with keeping_freed_memory(pick_device()):
+        model, tokenizer = load()
+        try:
+            return use(model, tokenizer)
+        finally:
+            del model
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 def _answers(

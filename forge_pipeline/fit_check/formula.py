@@ -17,6 +17,7 @@ from forge_pipeline.fit_check.packed_linear import packed_bytes
 from forge_pipeline.fit_check.parts import Part, in_order, total
 from forge_pipeline.fit_check.plan import BYTES, TrainingPlan
 from forge_pipeline.fit_check.skeleton import build_skeleton, parameter_shapes, text_config
+from forge_pipeline.models.logit_tiles import tile_tokens
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -131,7 +132,7 @@ def _working(text: Any, adapted: list[tuple[int, int, int]], plan: TrainingPlan)
     if plan.passes.head == "logits":
         logits = 3.0 * tokens * vocabulary * element
     elif plan.passes.head == "fused":
-        rows = min(tokens, _TILE_TOKENS)
+        rows = min(tokens, tile_tokens(plan.device, _TILE_TOKENS))
         logits = rows * _TILE_VOCABULARY * element  # the buffer of a tile is as wide for a small vocabulary
         if plan.device != "cuda":
             logits += rows * min(vocabulary, _TILE_VOCABULARY) * 16

@@ -43,11 +43,13 @@ from forge_pipeline.fit_check.skeleton import (
     text_config,
 )
 from forge_pipeline.models.adapters import lora_config
+from forge_pipeline.models.devices import Device
+from forge_pipeline.models.logit_tiles import logit_tiles_for
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768  # of TRL's fused head
+_TILE_VOCABULARY = 32768  # of TRL's fused head
 _BLOCK = {"cuda": 512, "mps": 256, "cpu": 64}  # bytes to which an allocator rounds
 
 
@@ -332,14 +334,18 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _head_as_on(device: str) -> Iterator[None]:
-    """On CUDA the fused head's tiles are folded by kernels in place; elsewhere by operations with temporaries."""
+def _head_as_on(device: Device) -> Iterator[None]:
+    """On CUDA the fused head's tiles are folded by kernels in place; elsewhere by operations with temporaries.
+
+    How many tokens a tile has is the device's, too.
+    """
     from trl.kernels import chunked_logprob as module
 
     names = [name for name in ("_forward_tile", "_backward_tile") if device == "cuda" and hasattr(module, name)]
     originals = {name: getattr(module, name) for name in names}
     vars(module).update(dict.fromkeys(names, lambda *args, **kwargs: None))
     try:
-        yield
+        with logit_tiles_for(device):
+            yield
     finally:
         vars(module).update(originals)

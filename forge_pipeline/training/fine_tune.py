@@ -28,13 +28,16 @@ from forge_pipeline.errors import DataError, ForgeError, TrainingError
 from forge_pipeline.integrity import Digest, write_report
 from forge_pipeline.integrity.atomic import publishing
 from forge_pipeline.models.adapters import lora_config, settle_adapter
+from forge_pipeline.models.allocator import keeping_freed_memory
 from forge_pipeline.models.base import BaseModel, resolve_base_model
+from forge_pipeline.models.base_line import start_from_line
 from forge_pipeline.models.chain import PreviousStage
 from forge_pipeline.models.compatibility import check_compatibility
 from forge_pipeline.models.devices import choose_dtype, computes_bfloat16, pick_device
 from forge_pipeline.models.directory import ModelDirectory, ModelRecord, write_record
 from forge_pipeline.models.heads import adapted_to_head, head_for
 from forge_pipeline.models.loading import changes_for_training, load_for_training, load_tokenizer
+from forge_pipeline.models.logit_tiles import logit_tiles_for
 from forge_pipeline.models.quantization import record_of
 from forge_pipeline.models.quiet import quiet_libraries
 from forge_pipeline.models.threads import on_free_cores
@@ -148,7 +151,7 @@ def fine_tune(
         work_dir: Keeps checkpoints to resume from; None trains in a temporary directory.
         resume_from_checkpoint: The path of a checkpoint, True for the newest whole one in `work_dir`, or ``auto``
             for the same where there is one, and the beginning where there is none.
-        previous: The stage of a pipeline to go on from; None starts from the recipe's base model.
+        previous: The stage of a pipeline to go on from; None starts from the recipe's base model, another line's too.
         log_event: Told what the audit log should know: ``training.resumed``, ``training.oom_recovery``.
         stop_after: Updates to make at most, on the schedule of the whole run; for `reproduce`. Trackers hear nothing.
         run_id: Under which trackers (`training.report_to`) keep the curve; None takes the name of `output_dir`.
@@ -162,6 +165,7 @@ def fine_tune(
     """
     method = method_for(config, encoder_decoder=dataset.summary.encoder_decoder)
     ranks = read_ranks(os.environ)
+    previous = previous or start_from_line(config)
     summary = _check(config, dataset, method, ranks)
     if config.model.backend != "transformers":
         return _by_another_tool(
@@ -177,6 +181,8 @@ def fine_tune(
         stack.enter_context(quiet_libraries())
         stack.enter_context(joined(config, ranks, pick_device()))
         stack.enter_context(on_free_cores(pick_device()))
+        stack.enter_context(keeping_freed_memory(pick_device()))
+        stack.enter_context(logit_tiles_for(pick_device()))
         with ranks.first_alone():
             base = previous.base if previous else resolve_base_model(config)
             check_compatibility(config, base, pick_device())

@@ -37,7 +37,7 @@ def directory_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def planned(directory_of: Callable[..., Path]) -> Recipe:
     """Builds a recipe on a llama of 12 layers without weights; `base` names another directory."""
     default = str(directory_of())

@@ -16,8 +16,14 @@ from forge_pipeline.models.location import load_architecture
 from tests.forge_pipeline.fit_check.architectures import ARCHITECTURES, LLAMA_8B, Recipe
 
 
+_TRACED: dict[tuple[str, str, bool], Simulated] = {}  # a trace costs seconds, and many tests ask for the same
+
+
 def traced(config: Any, *, device: Any = "cuda", in_full: bool = False) -> Simulated:
-    return simulate(config, load_architecture(config), plan_training(config, device), in_full=in_full)
+    key = (config.model_dump_json(), device, in_full)
+    if key not in _TRACED:
+        _TRACED[key] = simulate(config, load_architecture(config), plan_training(config, device), in_full=in_full)
+    return _TRACED[key]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
