@@ -55,7 +55,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "a model to talk to that is not there": (["chat", "nowhere", "--prompt", "x"], "nowhere"),
     "a model to export that is not there": (["export", "nowhere", "out"], "nowhere"),
     "a request that is not there": (["approve", "abc", "--reason", "Looked at it."], "there is no request 'abc'"),
-    "a registry that is none": (["approvals"], "registry URL"),
+    "a registry that is none": (["approvals"], "database URL"),
 }
 
 
