@@ -9,10 +9,11 @@ import dagster as dg
 
 from assets.line import Line
 from assets.notifications import tell_of_expired, tell_of_reverted
-from forge_pipeline import release
+from forge_pipeline import models, release
 from forge_pipeline.audit_log import AuditLogger
-from forge_pipeline.config import ForgeConfig, config_digest
+from forge_pipeline.config import ForgeConfig
 from forge_pipeline.errors import ForgeError
+from forge_pipeline.integrity import Digest
 from forge_pipeline.registry import Registry
 from forge_pipeline.release import Request
 from resources.evidence import AuditLogResource, RegistryResource
@@ -74,13 +75,14 @@ def _approved(
     """Runs to ask for, and why others are not asked for."""
     wanted: list[dg.RunRequest] = []
     waiting: list[str] = []
+    digests = models.digests_when_pinned(config, registry)
     for row in registry.approval_requests(line=line.name):
         found = release.standing(registry, row.request_id)
         if found.state == "open":
             waiting.append(f"request {row.request_id} needs {found.still_needed} more approvals")
         if found.state != "approved":
             continue
-        if reason := _outdated(instance, line, config, found.request):
+        if reason := _outdated(instance, line, digests, found.request):
             waiting.append(f"request {row.request_id} is approved, but {reason}")
             continue
         wanted.append(
@@ -93,9 +95,9 @@ def _approved(
     return wanted, waiting
 
 
-def _outdated(instance: dg.DagsterInstance, line: Line, config: ForgeConfig, request: Request) -> str | None:
+def _outdated(instance: dg.DagsterInstance, line: Line, digests: frozenset[Digest], request: Request) -> str | None:
     """Why a run would release something else than what was approved; None if it would not."""
-    if config_digest(config) != request.policy_digest:
+    if request.policy_digest not in digests:
         return "the recipe changed since"
     for stage, name in _SHOWN.items():
         event = instance.get_latest_materialization_event(line.key(stage))

@@ -19,6 +19,7 @@ from forge_pipeline.models import ModelDirectory, PreviousStage
 from resources.candidates import register_candidate
 from resources.evidence import AuditLogResource, RegistryResource
 from resources.last_word import failure
+from resources.noted_inputs import note_input
 from resources.stage_process import StageProcess
 
 
@@ -44,11 +45,12 @@ def build_fine_tuned_model(line: Line) -> dg.AssetsDefinition:
         """The trained weights as safetensors, with the training report and what they were trained on.
 
         Annex IV 2(a)-(c). Runs TRL in a process of its own; the same recipe and rows give the same
-        digest on one machine. A later stage of a pipeline goes on from the model of the stage before.
+        digest on one machine. A later stage of a pipeline goes on from the model of the stage before,
+        and the first from another line's model where the recipe says ``line:<name>``.
         """
         check_gates("training", dataset_audit_report.gates, subject=dataset.digest)
         check_tokens_come_from(tokenized_dataset, dataset)
-        before = going_on_from(line, **previous)
+        before = going_on_from(line, **previous) or going_on_from_line(context, recipe, stage_process)
         audit_log.log(
             line.name, context.run_id, "training.started",
             trainer_type=recipe.training.trainer_type, model=recipe.model.name_or_path, dataset=dataset.digest,
@@ -118,6 +120,24 @@ def going_on_from(
     for report in (previous_benchmark_report, previous_safety_report, previous_judge_report):
         decisions += report.gates if report else ()
     return models.go_on_from(before.part, model, about_rows=audit.gates, about_model=decisions)
+
+
+def going_on_from_line(
+    context: dg.AssetExecutionContext, recipe: ForgeConfig, stage_process: StageProcess
+) -> PreviousStage | None:
+    """Another line's model, where the recipe's base model is one; it is an input of this stage, with its digest.
+
+    Raises:
+        ModelError, IntegrityError: There is no such model, or its files are others.
+        GateFailedError: A gate of its line keeps it from being built upon.
+    """
+    other, start = recipe.model.base_line, models.start_from_line(recipe)
+    if other is None or start is None:
+        return None
+    step = str(context.op_execution_context.op_handle)
+    key = f"{other.line}/fine_tuned_model"
+    note_input(Path(stage_process.home), context.run_id, step, key, start.model.digest)
+    return start
 
 
 def sets_loss_threshold(config: ForgeConfig) -> bool:

@@ -146,6 +146,18 @@ class Line:
     def key(self, stage: str) -> dg.AssetKey:
         return dg.AssetKey([self.name, self.part, stage] if self.part and stage != "recipe" else [self.name, stage])
 
+    def other_lines(self, stage: str) -> list[dg.AssetKey]:
+        """What of another line `stage` follows, where the base model is that line's.
+
+        The recipe, which pins the model by its digest, and the first fine-tune, which takes it.
+        """
+        other = self.config.model.base_line if self.config else None
+        if other is None or not (stage == "recipe" or (stage == "fine_tuned_model" and self.previous is None)):
+            return []
+        assert self.config is not None
+        follows = "fine_tuned_model" if self.config.model.allow_unreleased else "released_model"
+        return [dg.AssetKey([other.line, follows])]
+
     def inputs(self, function: Callable[..., Any]) -> dict[str, dg.AssetIn]:
         """Parameters named after a stage take its result; ``dataset`` takes the rows that this line trains on.
 
@@ -195,7 +207,7 @@ class Line:
             return dg.asset(
                 key=self.key(function.__name__),
                 ins=self.inputs(function),
-                deps=[self.key(name) for name in deps],
+                deps=[*(self.key(name) for name in deps), *self.other_lines(function.__name__)],
                 group_name=self.name,
                 owners=config.owners if config else None,
                 tags={"forge/line": self.name, **({"forge/trainer": config.training.trainer_type} if config else {})},

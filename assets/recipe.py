@@ -8,7 +8,7 @@ import dagster as dg
 from assets.checks import report_checks
 from assets.line import Line
 from forge_pipeline import config as config_package
-from forge_pipeline import erasure, evaluation
+from forge_pipeline import erasure, evaluation, models
 from forge_pipeline.config import ForgeConfig, config_digest, load_config, policy_digest, resolved
 from forge_pipeline.errors import ConfigError
 from forge_pipeline.integrity import report_to_json
@@ -31,6 +31,7 @@ def build_recipe(line: Line) -> dg.AssetsDefinition:
         file = line.recipe_file or deployment.home.studio_recipe(context.partition_key)
         config = load_config(str(file))
         check_loaded_recipe(line, config, file)
+        config = models.pin_base_line(config)
         check_no_inline_secrets(config, file)
         check_every_section_runs(line, config, file)
         deployment.check_persistent(context.instance)

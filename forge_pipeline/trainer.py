@@ -131,10 +131,11 @@ class ForgeTrainer:
             OSError: Something, the audit log included, could not be written.
         """
         from forge_pipeline.audit_log import AuditLogger
+        from forge_pipeline.models import pin_base_line
         from forge_pipeline.training.arguments import check_training
         from forge_pipeline.webhook import WebhookNotifier
 
-        config = self.config
+        config = pin_base_line(self.config)
         check_training(config)
         output_dir = Path(config.pipeline.output_dir if config.pipeline else config.training.output_dir).expanduser()
         resumed = _newest_run(output_dir) if resume_from_checkpoint is True else None
@@ -212,12 +213,14 @@ class _Run:
         return self._settle(tuned, candidate, evaluations)
 
     def _earlier_stages(self) -> "PreviousStage | None":
-        """The chain up to its last stage, each in ``stages/<name>/`` of the run's folder.
+        """What to go on from: another line's model, or a chain's, each stage in ``stages/<name>/`` of the run's folder.
 
         Raises:
-            GateFailedError: A stage's gates stop the chain.
+            GateFailedError: A stage's gates stop the chain, or a gate of the other line does.
         """
-        previous = None
+        from forge_pipeline.models import start_from_line
+
+        previous = start_from_line(self._config)
         for stage in self._config.earlier_stages:
             config, where = self._config.stage_config(stage.name), Path("stages", stage.name)
             resumed = self._resumed / where if self._resumed else None

@@ -91,6 +91,7 @@ class StageProcess(dg.ConfigurableResource[Any]):
             "outcome_file": str(work / "outcome.json"),
             "work_dir": str(work),
             "progress_file": str(home.progress_file(context.run_id)),
+            "log": {"run_id": context.run_id, "line": recipe.name, "stage": stage},
         }
         (work / "spec.json").write_text(json.dumps(spec))
         try:

@@ -20,6 +20,7 @@ from forge_pipeline.config import ForgeConfig
 from forge_pipeline.data import RawDataset, TokenizedDataset
 from forge_pipeline.errors import ForgeError
 from forge_pipeline.integrity import REPORT_FILE, Digest, DirectoryArtifact, read_report, write_report
+from forge_pipeline.logs import setup_logging
 from forge_pipeline.models import ModelDirectory
 from forge_pipeline.progress import Progress, ProgressFile, Report, describe, silent
 from forge_pipeline.synthetic import SyntheticDataset
@@ -208,6 +209,7 @@ def main(spec_file: str) -> int:
     spec = json.loads(Path(spec_file).read_text())
     started, cpu_started = time.monotonic(), time.process_time()
     try:
+        setup_logging(os.environ, fields=spec.get("log"))
         with _reporting(Path(spec["progress_file"]), rank_zero) as report:
             config = read_report(Path(spec["recipe"]["report"]), ForgeConfig)
             inputs = {name: _open(value) for name, value in spec["inputs"].items()}

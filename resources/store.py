@@ -9,23 +9,22 @@ lists of installed packages that records name by digest, each list once.
 
 The root is a local path, or any fsspec URL (``s3://``, ``gs://``, ``az://``): then files are
 uploaded first and the manifest last, and readers download what a manifest names into a
-local cache and verify it.
+local cache and verify it (`resources.remote_store`).
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from forge_pipeline.audit_log.locking import exclusive
 from forge_pipeline.erasure import read_tombstone
 from forge_pipeline.errors import IntegrityError, StoreError
-from forge_pipeline.integrity import Digest, Manifest, ManifestEntry, canonical_json, json_digest, loads_strict
+from forge_pipeline.integrity import Digest, Manifest, canonical_json, loads_strict
 from forge_pipeline.integrity.atomic import publish_directory, write_file
+from resources.remote_store import RemoteStore
 
-_MANIFEST = "manifest.json"
 _PACKAGES = "package-lists"  # beside the folders of the lines, whose names have no hyphen
 
 
@@ -42,8 +41,9 @@ class MaterializationRecord:
         recipe: Digest of the resolved recipe.
         seeds: Recipe key -> value of what decides random choices.
         packages: Digest of the list of installed packages, which the store keeps (`ArtifactStore.packages`).
+        usage: What the stage's process used, as `training.ResourceUsage` names it; empty where nothing was measured.
 
-    The last four are None or empty in records from before they were kept.
+    The last five are None or empty in records from before they were kept.
     """
 
     asset_key: str
@@ -63,6 +63,7 @@ class MaterializationRecord:
     seeds: Mapping[str, int | bool] = field(default_factory=dict)
     packages: Digest | None = None
     started_at: str | None = None
+    usage: Mapping[str, float | str] = field(default_factory=dict)
 
 
 class ArtifactStore:
@@ -74,7 +75,7 @@ class ArtifactStore:
     """
 
     def __init__(self, root: str, cache: Path) -> None:
-        self._remote = _Remote(root) if "://" in root else None
+        self._remote = RemoteStore(root) if "://" in root else None
         self._local = cache if self._remote else Path(root)
 
     def path(self, digest: Digest) -> Path:
@@ -229,53 +230,3 @@ class ArtifactStore:
 
     def _records(self, line: str) -> Path:
         return self._local / "records" / line
-
-
-class _Remote:
-    """The fsspec side of a store: blobs first, the manifest last, so its presence means completeness."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self._fs, self._root = fsspec.core.url_to_fs(url)
-
-    def upload(self, manifest: Manifest, directory: Path) -> None:
-        base = f"{self._root}/sha256/{manifest.digest.hex}"
-        if self._fs.exists(f"{base}/{_MANIFEST}"):
-            return
-        for entry in manifest.entries:
-            remote = f"{base}/files/{entry.path}"
-            self._fs.makedirs(os.path.dirname(remote), exist_ok=True)
-            self._fs.put_file(str(directory / entry.path), remote)
-        self._fs.pipe_file(f"{base}/{_MANIFEST}", canonical_json([asdict(entry) for entry in manifest.entries]))
-
-    def download(self, digest: Digest, destination: Path) -> None:
-        base = f"{self._root}/sha256/{digest.hex}"
-        try:
-            listing = loads_strict(self._fs.cat_file(f"{base}/{_MANIFEST}"))
-        except FileNotFoundError:
-            return
-        if json_digest(listing) != digest:
-            raise IntegrityError(f"the manifest of {digest} in the remote store was changed")
-        staging = destination.with_name(f".{destination.name}.download")
-        shutil.rmtree(staging, ignore_errors=True)
-        for entry in (ManifestEntry(item["path"], item["size"], Digest(item["digest"])) for item in listing):
-            local = staging / entry.path
-            if not local.resolve().is_relative_to(staging.resolve()):
-                raise IntegrityError(f"the manifest of {digest} names {entry.path!r}, outside its directory")
-            local.parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get_file(f"{base}/files/{entry.path}", str(local))
-        actual = Manifest.of_directory(staging).digest
-        if actual != digest:
-            shutil.rmtree(staging)
-            raise IntegrityError(f"{digest} was changed in the remote store: its files hash to {actual}")
-        publish_directory(staging, destination)
-
-    def read(self, path: str) -> bytes:
-        data: bytes = self._fs.cat_file(f"{self._root}/{path}")
-        return data
-
-    def put(self, path: str, data: bytes) -> None:
-        target = f"{self._root}/{path}"
-        self._fs.makedirs(os.path.dirname(target), exist_ok=True)
-        self._fs.pipe_file(target, data)

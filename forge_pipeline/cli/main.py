@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from forge_pipeline import __version__
 from forge_pipeline.cli.exit_codes import CANCELLED, SUCCESS, WRONG_INPUT, exit_code_of
+from forge_pipeline.logs import setup_logging, writes_json
 
 COMMANDS: dict[str, str] = {
     "quickstart": "write a recipe to begin with: the quickstart line or a template",
@@ -37,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "find-subject": "find a person's data",
     "erase": "erase a person's data, and name the models trained on it",
     "retention": "list, and delete, what is past its retention period",
+    "usage": "time, energy and cost of a line, added up over its runs",
     "cache": "list and clear what can be made again: expanded base models, tokenized datasets, answers",
     "retrain": "ask for a line to be trained again",
     "serve": "serve the REST API and the web studio",
@@ -62,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"forge-pipeline {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    parser.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], help="default: FORGE_LOG_LEVEL, else warning"
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, words in COMMANDS.items():
         module = import_module(f"forge_pipeline.cli.commands.{name.replace('-', '_')}")
@@ -88,8 +92,10 @@ def _run(argv: Sequence[str] | None) -> int:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # --help, --version, or an argument that is wrong
         return stop.code if isinstance(stop.code, int) else SUCCESS
-    logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
+        if args.log_level:  # also for the processes that the command starts
+            os.environ["FORGE_LOG_LEVEL"] = args.log_level
+        setup_logging(os.environ)
         code: int = args.run(args)
     except BrokenPipeError:
         raise
@@ -109,6 +115,9 @@ def _report(error: BaseException, *, show_traceback: bool) -> int:
         message = "cancelled"
     elif not _is_written_for_people(error):
         message = f"{type(error).__name__}: {message} (forge --traceback {' '.join(sys.argv[1:])} shows where)"
+    if writes_json():
+        logging.getLogger("forge").error("%s", "\n".join([message, *getattr(error, "__notes__", [])]))
+        return code
     print("\n".join([f"forge: {message}", *getattr(error, "__notes__", [])]), file=sys.stderr)
     return code
 

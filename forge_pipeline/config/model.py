@@ -3,9 +3,10 @@
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from forge_pipeline.config._base import Section
+from forge_pipeline.config.base_line import BaseLine, check_pin, parse_base_line
 
 Dtype = Literal["auto", "bfloat16", "bf16", "float16", "fp16", "float32", "fp32"]
 
@@ -59,12 +60,16 @@ class ModelSection(Section):
     """Which base model, and how it is loaded."""
 
     name_or_path: str = Field(min_length=1)
-    """A Hub id, a local directory, or ``package:<module>/<file>`` for weights that a Python package ships."""
+    """A Hub id, a local directory, ``package:<module>/<file>`` for weights that a Python package ships, or
+    ``line:<name>`` for the model that another line has released; ``line:<name>@<alias>`` is what an alias means."""
     task: Task = "text-generation"
     """What the model is for. Summarization takes encoder-decoder or causal models, extractive question answering puts
     a span head on the base model; both are trained with ``training.trainer_type: sft``."""
     revision: str | None = None
-    """Hub revision; resolved to a commit SHA and recorded."""
+    """Hub revision; resolved to a commit SHA and recorded. Of another line's model: the digest of its directory; a run
+    that names none looks the alias up once, and its recipe holds the digest from then on."""
+    allow_unreleased: bool = False
+    """With ``line:``: also take a model that was not released. None that failed a gate is taken."""
     max_length: int = Field(default=2048, gt=0)
     """Longest row in tokens; longer ones are truncated and counted."""
     load_in_4bit: Literal["auto", True, False] = "auto"
@@ -90,6 +95,25 @@ class ModelSection(Section):
     bnb_4bit_compute_dtype: Dtype = "auto"
 
     _revision = field_validator("revision")(check_revision)
+
+    @field_validator("name_or_path")
+    @classmethod
+    def _names_a_line_rightly(cls, value: str) -> str:
+        parse_base_line(value)
+        return value
+
+    @model_validator(mode="after")
+    def _line_is_pinned_by_digest(self) -> "ModelSection":
+        if self.base_line is not None:
+            check_pin(self.revision)
+        elif self.allow_unreleased:
+            raise ValueError("allow_unreleased is about name_or_path: line:<name>; remove it")
+        return self
+
+    @property
+    def base_line(self) -> BaseLine | None:
+        """The line whose model is the base model; None where it is no line's."""
+        return parse_base_line(self.name_or_path)
 
 
 class LoraSection(Section):

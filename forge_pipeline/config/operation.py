@@ -138,7 +138,7 @@ class MergeParentSection(Section):
     path: str | None = None
     """A model directory (adapter or full) that fine-tuning or a merge wrote, or a Hugging Face model directory."""
     line: str | None = None
-    """The model that this line's alias ``production`` means; the recipe's own name means the model being trained."""
+    """The model that this line's alias ``released`` means; the recipe's own name means the model being trained."""
     weight: float = Field(default=1.0, gt=0.0)
     """Its share; only how the weights compare with each other counts."""
     density: float | None = Field(default=None, gt=0.0, le=1.0)

@@ -127,6 +127,20 @@ class ForgeConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _goes_on_from_another_line(self) -> "ForgeConfig":
+        """What is trained from another line's model is delivered whole: nobody needs that line to load it."""
+        other = self.model.base_line
+        if other is None:
+            return self
+        if other.line == self.name:
+            raise ValueError(
+                f"model.name_or_path: {other} is this line itself; name the published model, or another line"
+            )
+        if self.lora.effective_method != "none" and not self.training.merge_adapters:
+            self.__dict__.update(training=self.training.model_copy(update={"merge_adapters": True}))
+        return self
+
+    @model_validator(mode="after")
     def _sections_agree(self) -> "ForgeConfig":
         for path, allowed in _NOT_BUILT_YET.items():
             value = _at(self, path)

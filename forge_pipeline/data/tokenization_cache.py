@@ -17,6 +17,7 @@ from forge_pipeline.data.packing import packing_strategy
 from forge_pipeline.errors import IntegrityError
 from forge_pipeline.integrity import Digest, json_digest
 from forge_pipeline.integrity.atomic import publishing, write_file
+from forge_pipeline.integrity.in_use import hold
 
 if TYPE_CHECKING:
     from forge_pipeline.config import ForgeConfig
@@ -109,6 +110,9 @@ class TokenizationCache:
         self._directory = directory
 
     def holds(self, key: Digest) -> bool:
+        """Whether there is such an entry. One that is there stays until this process ends."""
+        if self._entry(key).is_dir():
+            hold(self._entry(key))
         return self._entry(key).is_dir()
 
     def keep(self, key: Digest, dataset: TokenizedDataset) -> None:

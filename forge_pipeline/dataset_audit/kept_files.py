@@ -55,6 +55,17 @@ def write_kept(name: str, body: bytes) -> None:
             return
 
 
+def kept_files() -> list[Path]:
+    """Every file that `write_kept` wrote, in each directory where they may lie; in order."""
+    found = []
+    for directory in _directories():
+        for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+            with contextlib.suppress(OSError), path.open("rb") as file:  # a folder cannot be opened
+                if file.read(len(_MAGIC)) == _MAGIC:
+                    found.append(path)
+    return found
+
+
 def _head(body: Bytes) -> bytes:
     return (_MAGIC + hashlib.sha256(body.data).digest()).ljust(_START, b"\0")
 

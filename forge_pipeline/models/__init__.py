@@ -2,6 +2,7 @@
 
 from forge_pipeline.models.adapters import lora_config
 from forge_pipeline.models.base import BaseModel, BaseModelRecord, resolve_base_model
+from forge_pipeline.models.base_line import digests_when_pinned, pin_base_line, start_from_line
 from forge_pipeline.models.chain import PreviousStage, check_earlier_stages, go_on_from
 from forge_pipeline.models.combining import deliver, find_released, merge_models
 from forge_pipeline.models.directory import ModelDirectory, ModelRecord, ParentRecord, StageRecord
@@ -20,6 +21,7 @@ __all__ = [
     "StageRecord",
     "check_earlier_stages",
     "deliver",
+    "digests_when_pinned",
     "find_released",
     "forge_home",
     "get_model_and_tokenizer",
@@ -30,7 +32,9 @@ __all__ = [
     "lora_config",
     "merge",
     "merge_models",
+    "pin_base_line",
     "resolve_base_model",
     "setup_authentication",
+    "start_from_line",
     "token_counter",
 ]

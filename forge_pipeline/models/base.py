@@ -1,9 +1,9 @@
 """`model.name_or_path` -> a base model that exists, with what is known about its origin.
 
-Three forms: ``package:<module>/<file>`` for weights that a Python package ships (the
-package is located, never imported), a local directory or GGUF file, a Hub id. What
-does not exist is refused here, with what was looked for and where, before anything
-heavy is loaded.
+Four forms: ``package:<module>/<file>`` for weights that a Python package ships (the
+package is located, never imported), ``line:<name>`` for another line's model (`base_line`),
+a local directory or GGUF file, a Hub id. What does not exist is refused here, with what was
+looked for and where, before anything heavy is loaded.
 """
 
 import importlib.metadata
@@ -88,6 +88,10 @@ def resolve_base_model(config: ForgeConfig) -> BaseModel:
         IntegrityError: The cached expansion of a GGUF file was changed.
     """
     name = config.model.name_or_path
+    if config.model.base_line is not None:
+        from forge_pipeline.models.base_line import line_base_model  # which needs this module
+
+        return line_base_model(config)
     if name.startswith("package:"):
         file, license_name = _locate_in_package(name)
         return _local_model(config, file, "package", license_name)

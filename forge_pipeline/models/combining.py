@@ -332,8 +332,8 @@ def deliver(
     return merge(config, tuned, output_dir, base=base)
 
 
-def find_released(environ: Mapping[str, str] = os.environ, *, alias: str = "production") -> FindLine:
-    """Finds what a line's alias means, in the registry of FORGE_REGISTRY_URL, else in the one under FORGE_HOME.
+def find_released(environ: Mapping[str, str] = os.environ, *, alias: str = "released") -> FindLine:
+    """Finds what a line's alias means, in the registry of FORGE_REGISTRY_URL, FORGE_DATABASE_URL, or under FORGE_HOME.
 
     The function raises:
         ModelError: The line has released no model.
@@ -341,9 +341,10 @@ def find_released(environ: Mapping[str, str] = os.environ, *, alias: str = "prod
     """
 
     def find(line: str) -> Path:
+        from forge_pipeline.database import database_url
         from forge_pipeline.registry import Registry
 
-        registry = Registry(environ.get("FORGE_REGISTRY_URL") or f"sqlite:///{forge_home() / 'registry.sqlite'}")
+        registry = Registry(environ.get("FORGE_REGISTRY_URL") or database_url(environ, forge_home()))
         try:
             row = registry.resolve_alias(line, alias)
         finally:

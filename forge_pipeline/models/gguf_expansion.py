@@ -29,6 +29,7 @@ from forge_pipeline._optional import require
 from forge_pipeline.errors import ModelError
 from forge_pipeline.integrity import Digest, Manifest, json_digest
 from forge_pipeline.integrity.atomic import publishing, write_file
+from forge_pipeline.integrity.in_use import hold
 from forge_pipeline.models.quiet import quiet_libraries
 from forge_pipeline.models.writing import write_full_model, write_tokenizer
 
@@ -59,6 +60,7 @@ def expand_gguf(gguf_file: Path, cache_dir: Path) -> Path:
         }
     )
     destination = cache_dir / key.hex[:32]
+    hold(destination)  # `forge cache` leaves it alone while this process runs
     if destination.is_dir():
         return destination
     require("gguf", extra="export", purpose="Base models in GGUF form")

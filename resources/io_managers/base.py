@@ -7,7 +7,6 @@ log anchor. `load_input` finds the digest in the event, preferring the current r
 verifies every byte, and opens the artefact as the type the asset asks for.
 """
 
-import json
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +25,8 @@ from resources.evidence import AuditLogResource
 from resources.home import Home
 from resources.last_word import failure
 from resources.metadata import metadata_of
+from resources.noted_inputs import note_input, noted_inputs, step_work
+from resources.observation import observe, usage_of
 from resources.reconciliation import facts_digest
 from resources.settings import check_persistent
 from resources.store import ArtifactStore, MaterializationRecord
@@ -118,6 +119,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         )
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(digest))
         self._point_latest(record, store.path(digest))
+        observe(context, obj, record, facts, Path(self.home))
         for scratch in (work, work.with_suffix("")):  # a failed step keeps its scratch, for whoever looks into it
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -179,6 +181,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
             seeds={} if recipe is None else seeds(recipe),
             packages=store.keep_packages(packages()),
             started_at=self._started_at(context),
+            usage=usage_of(context.output_metadata),
         )
 
     def _started_at(self, context: dg.OutputContext) -> str | None:
@@ -197,17 +200,11 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         fresh.replace(link)
 
     def _note_input(self, context: dg.InputContext, key: str, digest: Digest) -> None:
-        """Remember what this step really loaded, for its own record. A file, because steps may be processes."""
-        notes = self._step_work(context.step_context.run_id, context.step_context.step.key)
-        notes.mkdir(parents=True, exist_ok=True)
-        with (notes / "inputs.jsonl").open("a") as file:
-            file.write(json.dumps([key, digest]) + "\n")
+        """Remember what this step really loaded, for its own record."""
+        note_input(Path(self.home), context.step_context.run_id, context.step_context.step.key, key, digest)
 
     def _noted_inputs(self, context: dg.OutputContext) -> dict[str, Digest]:
-        notes = self._step_work(context.run_id, context.step_key) / "inputs.jsonl"
-        if not notes.exists():
-            return {}
-        return {key: Digest(digest) for key, digest in map(json.loads, notes.read_text().splitlines())}
+        return noted_inputs(Path(self.home), context.run_id, context.step_key)
 
     def _line(self, context: dg.OutputContext) -> str:
         return context.asset_key.path[0]
@@ -216,7 +213,7 @@ class ForgeIOManager(dg.ConfigurableIOManager):
         return self._step_work(context.run_id, context.step_key)
 
     def _step_work(self, run_id: str, step_key: str) -> Path:
-        return Home(Path(self.home)).work / run_id / f"{step_key}.io"
+        return step_work(Path(self.home), run_id, step_key)
 
     def _store(self) -> ArtifactStore:
         return ArtifactStore(self.store_root, Home(Path(self.home)).store)
