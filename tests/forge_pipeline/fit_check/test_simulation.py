@@ -15,7 +15,6 @@ from forge_pipeline.fit_check.skeleton import depths_of
 from forge_pipeline.models.location import load_architecture
 from tests.forge_pipeline.fit_check.architectures import ARCHITECTURES, LLAMA_8B, Recipe
 
-
 _TRACED: dict[tuple[str, str, bool], Simulated] = {}  # a trace costs seconds, and many tests ask for the same
 
 
