@@ -36,5 +36,5 @@ def last_gguf(
     if gguf.report.model_digest != model:
         return None
     step = str(context.op_execution_context.op_handle)
-    note_input(Path(deployment.home_directory), context.run_id, step, key.to_user_string(), digest)
+    note_input(Path(deployment.home_directory), context.run.run_id, step, key.to_user_string(), digest)
     return gguf

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -203,6 +203,14 @@ class ForgeClient(Asking):
         path = at("/api/models", model_id, "download", kind)
         with self._server.stream("GET", path, params=given({"name": name})) as reply:
             return transfers.keep(reply, Path(to))
+
+    def export_model(
+        self, model_id: int, *, quantizations: Sequence[str] | None = None, idempotency_key: str | None = None
+    ) -> replies.Started:
+        """Queue the making of a model's GGUF files and bundle; `quantizations` are those that must be among them."""
+        body = {} if quantizations is None else {"quantizations": list(quantizations)}
+        path = at("/api/models", model_id, "export")
+        return self._server.ask(replies.Started, "POST", path, json=body, headers=once(idempotency_key))
 
     def push_model(
         self,

@@ -26,7 +26,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Started:
-    """`job_id` of the job that was started, queued or pushed."""
+    """`job_id` of the job: a training, a push or an export."""
 
     status: str
     job_id: str
@@ -58,7 +58,7 @@ class TrainingStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Job(TrainingStatus):
-    """`position` in the queue from 1; `model_id` of the model that it made or pushes."""
+    """`position` in the queue from 1; `model_id` of the model that it made, pushes or exports."""
 
     job_id: str
     position: int | None

@@ -40,6 +40,7 @@ _ACTS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("DELETE", r"/api/datasets/([^/]+)", "delete_dataset"),
         ("DELETE", r"/api/models/([^/]+)", "delete_model"),
         ("POST", r"/api/models/([^/]+)/push", "push_model"),
+        ("POST", r"/api/models/([^/]+)/export", "export_model"),
         ("POST", r"/api/models/([^/]+)/rollback", "roll_back"),
         ("POST", r"/api/approvals/([^/]+)", "decide"),
     )

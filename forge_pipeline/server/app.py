@@ -116,7 +116,7 @@ def _lifespan(settings: ServerSettings, launcher: RunLauncher, supervisor: Dagst
             state.catalog = Catalog(settings, state.registry, state.jobs)
             state.playground, state.audience = Playground(settings), Audience()
             state.job_reader = JobReader(settings, state.jobs, state.registry, launcher)
-            storage.install(state, os.environ)
+            storage.install(state, os.environ, runs_end_with_server=supervisor is not None)
             if supervisor:
                 supervisor.start()
             state.launcher_state, state.watched_at = "not asked yet", time.monotonic()

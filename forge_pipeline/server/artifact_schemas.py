@@ -1,9 +1,10 @@
-"""Bodies of a model's artefacts and of its push to the Hub."""
+"""Bodies of a model's artefacts, of their making, and of its push to the Hub."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StrictBool
 
+from forge_pipeline.config.operation import Quantization
 from forge_pipeline.server.schemas import RequestBody
 
 ArtifactKind = Literal["model", "gguf", "card", "bundle", "audit_report"]
@@ -29,6 +30,14 @@ class ArtifactBody(BaseModel):
 
 class ArtifactList(BaseModel):
     artifacts: list[ArtifactBody]
+
+
+class ExportModel(RequestBody):
+    """GGUF files and the Annex IV bundle to make of a model."""
+
+    quantizations: list[Quantization] | None = None
+    """Those that must be among the files. What is made stands in the job's recipe, which was fixed before training:
+    all that it names is made, and one that it does not name is refused."""
 
 
 class PushModel(RequestBody):

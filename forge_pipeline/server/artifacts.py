@@ -19,6 +19,7 @@ from forge_pipeline.models.directory import ModelDirectory
 from forge_pipeline.registry import ModelRow
 from forge_pipeline.server.archives import Verifier
 from forge_pipeline.server.artifact_schemas import ArtifactKind
+from forge_pipeline.server.launchers import LINE
 from forge_pipeline.server.materializations import Made, Materializations, place_of, store_of
 from forge_pipeline.server.model_cards import plain_card
 
@@ -98,6 +99,8 @@ class Artifacts:
     def _gguf(self, row: ModelRow, name: str) -> list[Artifact]:
         made, why = self._made_from(row, "GgufModel", "gguf_model")
         if made is None:
+            if not writes_text(row):
+                why = "there is none of a model that does not write text token by token"
             return [Artifact("gguf", f"{name}.gguf", why=why)]
         path = place_of(_store(row), made.digest)
         try:
@@ -166,10 +169,19 @@ class Artifacts:
         store = store_of(Path(row.path))
         made = self._made.made_from(store, row.line, kind, row.uid) if store else None
         if store is None or made is None:
-            partition = f", partition {row.job_id}" if row.job_id else ""
-            return None, f"not made of this model; materialize {row.line}/{stage}{partition} in Dagster"
+            if row.line == LINE and row.job_id:
+                return None, f"not made yet; POST /api/models/{row.id}/export makes it"
+            return None, f"not made of this model; materialize {row.line}/{stage} in Dagster"
         why = _absent(place_of(store, made.digest), "it is not on this machine any more; materialize it again")
         return (None, why) if why else (made, None)
+
+
+def writes_text(row: ModelRow) -> bool:
+    """Whether llama.cpp's format carries a model of this kind. A directory without a record may be of any kind."""
+    try:
+        return ModelDirectory(Path(row.path), row.uid).record.head == "causal-lm"
+    except ForgeError:
+        return True
 
 
 def _audit_page(path: Path, digest: Digest, name: str) -> str:

@@ -43,7 +43,7 @@ from forge_pipeline.errors import ForgeError
 from forge_pipeline.server.errors import BusyError, ConflictError, RequestError, refusal
 
 HEADER, REPLAYED = "Idempotency-Key", "Idempotency-Replayed"
-JSON_PATHS = re.compile(r"/api/(start_training|jobs|models/[^/]+/push)")
+JSON_PATHS = re.compile(r"/api/(start_training|jobs|models/[^/]+/(push|export))")
 KEPT = 24 * 3600.0  # seconds
 _ACCEPTED = re.compile(r"[\x21-\x7e]{1,255}")
 

@@ -12,7 +12,7 @@ from forge_pipeline.registry import Registry
 from forge_pipeline.server.errors import NotFoundError, RequestError
 from forge_pipeline.server.jobs import Job, JobTable
 from forge_pipeline.server.launchers import RunLauncher
-from forge_pipeline.server.progress import ProgressTail, training_status
+from forge_pipeline.server.progress import Figures, ProgressTail, training_status
 from forge_pipeline.server.redaction import without_paths
 from forge_pipeline.server.schemas import JobDetails, JobEventBody, JobEvents, JobList, JobLogLine, JobLogs, JobStatus
 from forge_pipeline.server.settings import ServerSettings, is_loopback
@@ -87,12 +87,12 @@ class JobReader:
         return job
 
     def _all(self, jobs: Iterable[Job]) -> list[JobDetails]:
-        waiting = (self._jobs.waiting(), self._jobs.waiting_pushes())
+        waiting = (self._jobs.waiting(), *(self._jobs.beside(kind, "queued") for kind in ("push", "export")))
         places = {job.id: place for queue in waiting for place, job in enumerate(queue, 1)}
         shown = []
         for job in jobs:
-            if job.kind == "push":
-                shown.append(_push_details(job, places.get(job.id)))
+            if job.kind != "train":
+                shown.append(self._beside(job, places.get(job.id)))
                 continue
             holds_slot = job.slot is not None and job.run_id is not None
             figures = ProgressTail(self._progress_file(str(job.run_id))).read() if holds_slot else None
@@ -113,6 +113,31 @@ class JobReader:
             )
         return shown
 
+    def _beside(self, job: Job, position: int | None) -> JobDetails:
+        """A push or an export has no epochs, steps or loss: it is done or it is not."""
+        runs = job.run_id is not None and job.status == "running"
+        figures = ProgressTail(self._progress_file(str(job.run_id))).read() if runs else Figures()
+        return JobDetails(
+            **training_status(None).model_dump(exclude={"status", "progress", "job_id", "stage", "message", "error"}),
+            status=job.status,
+            progress=100.0 if job.status == "completed" else 0.0,
+            job_id=job.id,
+            kind=job.kind,
+            stage=figures.stage,
+            message=without_paths(figures.message),
+            error=job.error,
+            position=position,
+            priority=job.priority or 0,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            ended_at=job.ended_at,
+            run_id=job.run_id,
+            dagster_url=self._dagster_url(job),
+            retry_of=job.retry_of,
+            model_id=job.request.get("model_id"),
+            request=dict(job.request),
+        )
+
     def _model_id(self, job: Job) -> int | None:
         """The model of a completed job; others show none."""
         if job.status != "completed":
@@ -126,27 +151,6 @@ class JobReader:
 
     def _progress_file(self, run_id: str) -> Path:
         return self._settings.progress_dir / f"{run_id}.jsonl"
-
-
-def _push_details(job: Job, position: int | None) -> JobDetails:
-    """A push has no epochs, steps or loss: it is done or it is not."""
-    return JobDetails(
-        **training_status(None).model_dump(exclude={"status", "progress", "job_id", "error"}),
-        status=job.status,
-        progress=100.0 if job.status == "completed" else 0.0,
-        job_id=job.id,
-        kind="push",
-        error=job.error,
-        position=position,
-        priority=job.priority or 0,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        ended_at=job.ended_at,
-        run_id=None,
-        retry_of=job.retry_of,
-        model_id=job.request.get("model_id"),
-        request=dict(job.request),
-    )
 
 
 def _progress_lines(path: Path) -> list[tuple[float, JobLogLine]]:

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Float, Integer, MetaData, RowMapping, String, Tab
 
 from forge_pipeline.server.schemas import JobStatus
 
-JobKind = Literal["train", "push"]
+JobKind = Literal["train", "push", "export"]
 ACTIVE: tuple[JobStatus, ...] = ("queued", "starting", "training")
 """A training job that waits or runs."""
 ENDED: tuple[JobStatus, ...] = ("completed", "failed", "stopped")
@@ -61,12 +61,12 @@ class Job:
     """One row of the table. Times are ISO 8601 in UTC, ending in Z.
 
     Attributes:
-        kind: ``train``, or ``push``, which never has the slot.
+        kind: ``train``; ``push`` and ``export`` never have the slot.
         slot: 1 while it is the active job.
         queued_at: When it joined the queue; None for one that was started at once.
         priority: Higher goes first; equal ones in the order they came.
         retry_of: The job that this one does again.
-        started_at: When it got the slot; of a push, when it began.
+        started_at: When it got the slot; of one that never has it, when it began.
     """
 
     id: str

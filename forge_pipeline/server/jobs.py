@@ -6,8 +6,8 @@ others are a 409. A job gives the slot up in the same statement that ends it, an
 has ended never changes again.
 
 A job of the queue waits without the slot: `queued`, with neither slot nor end. It takes
-the slot in one statement (`promote`), and only there. A push to the Hub is a job too; it
-has a queue of its own (`next_push`) and never the slot. Every change of status leaves an
+the slot in one statement (`promote`), and only there. Jobs of another kind (pushes to the
+Hub, exports) have a queue of their own, beside the slot. Every change of status leaves an
 event in the same transaction.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from forge_pipeline.database import make_tables, open_engine
@@ -99,7 +99,7 @@ class JobTable:
         retry_of: str | None = None,
         kind: JobKind = "train",
     ) -> Job:
-        """Add a job that waits: for the slot, or, a push, for those before it."""
+        """Add a job that waits: for the slot, or, one that never has it, for those of its kind before it."""
         moment = now()
         values = {
             "id": job_id,
@@ -211,30 +211,29 @@ class JobTable:
             query = query.where(JOBS.c.status == status)
         return self._all(query)
 
-    def next_push(self) -> Job | None:
-        """The push that is done next."""
-        return next(iter(self.waiting_pushes()), None)
+    def beside(self, kind: JobKind, status: JobStatus) -> list[Job]:
+        """Jobs of a kind that never has the slot: ``queued``, the next one first, or ``running``."""
+        return self._all(select(JOBS).where(JOBS.c.kind == kind, JOBS.c.status == status).order_by(JOBS.c.number))
 
-    def waiting_pushes(self) -> list[Job]:
-        """Pushes that wait, the next one first."""
-        waits = (JOBS.c.kind == "push", JOBS.c.status == "queued")
-        return self._all(select(JOBS).where(*waits).order_by(JOBS.c.number))
+    def begin_beside(self, job_id: str, message: str) -> bool:
+        """Note that such a job begins. False when it no longer waits."""
+        return self._change_beside(job_id, message, JOBS.c.status == "queued", status="running", started_at=now())
 
-    def pushes_under_way(self) -> list[Job]:
-        """Pushes that have begun and not ended."""
-        return self._all(select(JOBS).where(JOBS.c.kind == "push", JOBS.c.status == "running"))
+    def note_beside(self, job_id: str, message: str, **values: Any) -> bool:
+        """Note something about such a job that has begun. False when it has ended."""
+        return self._change_beside(job_id, message, JOBS.c.status == "running", status="running", **values)
 
-    def begin_push(self, job_id: str) -> bool:
-        """Note that a push begins. False when it no longer waits."""
-        waits = (JOBS.c.id == job_id, JOBS.c.kind == "push", JOBS.c.status == "queued")
-        return self._tell_change(waits, job_id, "The push began", status="running", started_at=now())
+    def withdraw_beside(self, job_id: str, message: str) -> bool:
+        """Stop such a job. False when it no longer waits."""
+        return self._change_beside(job_id, message, JOBS.c.status == "queued", status="stopped", ended_at=now())
 
-    def end_push(self, job_id: str, status: JobStatus, message: str) -> bool:
-        """End a push that waits or has begun. False when it had ended before."""
+    def end_beside(self, job_id: str, status: JobStatus, message: str) -> bool:
+        """End such a job, whether it waits or has begun. False when it had ended before."""
         assert status in ENDED
-        open_push = (JOBS.c.id == job_id, JOBS.c.kind == "push", JOBS.c.ended_at.is_(None))
         error = message if status == "failed" else None
-        return self._tell_change(open_push, job_id, message, status=status, error=error, ended_at=now())
+        return self._change_beside(
+            job_id, message, JOBS.c.ended_at.is_(None), status=status, error=error, ended_at=now()
+        )
 
     def events(self, job_id: str, after: int = 0) -> tuple[JobEvent, ...]:
         """What happened to a job, oldest first, with a number above `after`."""
@@ -261,7 +260,8 @@ class JobTable:
         with self._engine.connect() as connection:
             return [job_of(row) for row in connection.execute(query).mappings()]
 
-    def _tell_change(self, which: tuple[Any, ...], job_id: str, message: str, **values: Any) -> bool:
+    def _change_beside(self, job_id: str, message: str, still: ColumnElement[bool], **values: Any) -> bool:
+        which = (JOBS.c.id == job_id, ~_TRAINS, still)
         with self._engine.begin() as connection:
             changed = connection.execute(update(JOBS).where(*which).values(**_storable(values))).rowcount == 1
             if changed:

@@ -5,7 +5,7 @@ The address of the code location and the asset keys below are the contract with
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -17,7 +17,10 @@ from forge_pipeline.server.errors import UnavailableError
 
 LOCATION, REPOSITORY = "forge", "__repository__"
 PARTITIONS = "studio_jobs"
+LINE = "studio"
 TRAINING_ASSETS = ("recipe", "raw_dataset", "dataset_audit_report", "tokenized_dataset", "fine_tuned_model")
+EXPORT_ASSETS = ("benchmark_report", "safety_report", "gguf_model", "annex_iv_bundle")
+"""What lies between a trained model and its GGUF files and bundle, in the `studio` line."""
 JOB_TAG = "forge/job_id"
 _LOG_PAGE, _LOG_PAGES = 1000, 20  # events a query, and queries at most
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)  # seconds; a launch loads the code location's plan
@@ -64,8 +67,12 @@ class RunLauncher(Protocol):
         """``ready``, or what the launcher is waiting for."""
         ...
 
-    def launch(self, job_id: str) -> str:
+    def launch(self, job_id: str, *, partition: str | None = None, assets: Sequence[str] = TRAINING_ASSETS) -> str:
         """Start the job's run and return the run's id.
+
+        Args:
+            partition: The partition of the line that it works on; None: the job's own.
+            assets: The line's assets that it makes.
 
         Raises:
             UnavailableError: The launcher cannot be reached.
@@ -197,19 +204,20 @@ class DagsterRunLauncher:
             return str(error)
         return "ready"
 
-    def launch(self, job_id: str) -> str:
+    def launch(self, job_id: str, *, partition: str | None = None, assets: Sequence[str] = TRAINING_ASSETS) -> str:
         self._wait()
+        partition = partition or job_id
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
-        added = self._ask(_ADD_PARTITION, {"selector": selector, "name": PARTITIONS, "key": job_id})
+        added = self._ask(_ADD_PARTITION, {"selector": selector, "name": PARTITIONS, "key": partition})
         _expect(added, "AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError")
         # A job is one run: a retry by the daemon would train on behind a job that has ended as failed.
-        tags = {"dagster/partition": job_id, JOB_TAG: job_id, "dagster/max_retries": "0"}
+        tags = {"dagster/partition": partition, JOB_TAG: job_id, "dagster/max_retries": "0"}
         params = {
             # No assetCheckSelection: left out, every check of the assets runs; a list would choose among them.
             "selector": selector
             | {
                 "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": ["studio", name]} for name in TRAINING_ASSETS],
+                "assetSelection": [{"path": [LINE, name]} for name in assets],
             },
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},

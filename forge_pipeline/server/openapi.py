@@ -46,6 +46,7 @@ _ALSO: dict[tuple[str, str], tuple[int, ...]] = {
     ("delete", "/api/models/{model_id}"): (409,),
     ("delete", "/api/datasets/{filename}"): (409,),
     ("post", "/api/models/{model_id}/push"): (409,),
+    ("post", "/api/models/{model_id}/export"): (409,),
     ("post", "/api/models/{model_id}/rollback"): (409,),
     ("post", "/api/approvals/{request_id}"): (409,),
     ("post", UPLOAD_PATH): (409,),

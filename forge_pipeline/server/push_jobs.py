@@ -8,19 +8,17 @@ one commit holds everything, so the repository is as it was, and the job can be 
 import logging
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 from pydantic import ValidationError
 
-from forge_pipeline.errors import CancelledError, ForgeError, GateFailedError, IntegrityError
-from forge_pipeline.gates import check_gates
-from forge_pipeline.models.directory import ModelDirectory
+from forge_pipeline.errors import CancelledError, ForgeError
 from forge_pipeline.registry import ModelRow, Registry
 from forge_pipeline.server.artifact_schemas import PushModel
 from forge_pipeline.server.artifacts import Artifact, Artifacts
 from forge_pipeline.server.children import Child, ChildFailedError
 from forge_pipeline.server.errors import ConflictError, NotFoundError, RequestError
 from forge_pipeline.server.jobs import Job, JobTable, new_job_id
+from forge_pipeline.server.leaving import check_audit
 from forge_pipeline.server.redaction import without_paths
 from forge_pipeline.server.settings import ServerSettings
 
@@ -54,8 +52,8 @@ class PushJobs:
 
     def start(self) -> None:
         """Put right what an earlier server left, and begin to work."""
-        for job in self._jobs.pushes_under_way():
-            self._jobs.end_push(job.id, "failed", _CUT_OFF)
+        for job in self._jobs.beside("push", "running"):
+            self._jobs.end_beside(job.id, "failed", _CUT_OFF)
         self._thread.start()
         self._wake.set()
 
@@ -111,7 +109,7 @@ class PushJobs:
         Raises:
             ConflictError: It has ended.
         """
-        if not self._jobs.end_push(job.id, "stopped", "Called off; the repository is as it was"):
+        if not self._jobs.end_beside(job.id, "stopped", "Called off; the repository is as it was"):
             ended = self._jobs.get(job.id)
             raise ConflictError(f"Job {job.id} is {ended.status} already, so there is nothing to cancel")
         with self._lock:
@@ -126,10 +124,10 @@ class PushJobs:
             self._wake.clear()
             while not self._closing:
                 try:
-                    job = self._jobs.next_push()
+                    job = next(iter(self._jobs.beside("push", "queued")), None)
                     if job is None:
                         break
-                    if self._jobs.begin_push(job.id):
+                    if self._jobs.begin_beside(job.id, "The push began"):
                         self._do(job)
                 except Exception:  # one push that cannot even be noted as failed must not end all pushes for good
                     _log.exception("the queue of pushes could not be worked on")
@@ -139,14 +137,14 @@ class PushJobs:
         try:
             done = self._push(job)
         except CancelledError:  # `cancel` has ended the job; `stop` has not
-            self._jobs.end_push(job.id, "failed", _CUT_OFF)
+            self._jobs.end_beside(job.id, "failed", _CUT_OFF)
         except ChildFailedError as error:
             _log.error("job %s: %s", job.id, error)
-            self._jobs.end_push(job.id, "failed", "The push failed; the server's log has the reason")
+            self._jobs.end_beside(job.id, "failed", "The push failed; the server's log has the reason")
         except ForgeError as error:
-            self._jobs.end_push(job.id, "failed", without_paths(str(error)))
+            self._jobs.end_beside(job.id, "failed", without_paths(str(error)))
         else:
-            self._jobs.end_push(job.id, "completed", f"Pushed as commit {done['commit']}: {done['url']}")
+            self._jobs.end_beside(job.id, "completed", f"Pushed as commit {done['commit']}: {done['url']}")
 
     def _push(self, job: Job) -> dict[str, str]:
         row = self._row(job)
@@ -193,14 +191,4 @@ class PushJobs:
                 f"Model {row.id} is {row.stage}, and only released models are pushed. Release its line, or send "
                 "unreleased: true to push it all the same"
             )
-        try:
-            gates = self._artifacts.audit_gates(row)
-            subject = ModelDirectory(Path(row.path), row.uid).record.dataset_digest
-        except IntegrityError as error:
-            raise ConflictError("The audit of this model's data was changed after it was stored") from error
-        if gates is None:
-            raise ConflictError("No audit of this model's data is on record, so nobody can say that it may leave")
-        try:
-            check_gates("release", gates, subject=subject)
-        except GateFailedError as error:
-            raise ConflictError(f"The audit of this model's data keeps it from leaving: {error}") from error
+        check_audit(self._artifacts, row, "release")

@@ -16,6 +16,7 @@ from forge_pipeline.server.schemas import StartTraining
 from forge_pipeline.training.arguments import check_training
 
 DEFAULT_MAX_LENGTH = 2048  # tokens
+QUANTIZATIONS = ("f16", "q8_0")  # of the GGUF files that an export makes
 LONGEST_COMPLETION = 512  # tokens that grpo and rlhf sample for a prompt, where max_seq_length is not below it
 
 
@@ -91,6 +92,10 @@ def _recipe(start: StartTraining, job_id: str, base_model: str, dataset: Path) -
             # A studio model may be trained to be looked at; what its data's audit finds keeps it from leaving.
             "audit": {"guards": ["export", "release"]},
         },
+        # Nothing is benchmarked or probed here, so these two gates are never passed. They let files be made to try the
+        # model out, which is all that a download of the model itself allows, and keep it from every release.
+        "evaluation": {"benchmark": {"guards": ["release"]}, "safety": {"guards": ["release"]}},
+        "export": {"quantizations": list(QUANTIZATIONS)},
     }
 
 

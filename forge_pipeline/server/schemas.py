@@ -22,7 +22,7 @@ Optimizer = Literal[
     "adamw_bnb_8bit",
 ]
 JobStatus = Literal["idle", "queued", "starting", "training", "running", "completed", "failed", "stopped"]
-"""Only a push is ever ``running``; only a training job ``starting`` or ``training``."""
+"""Only a push or an export is ever ``running``; only a training job ``starting`` or ``training``."""
 
 
 def _stripped(value: object) -> object:
@@ -217,8 +217,8 @@ class JobDetails(TrainingStatus):
     """One job: its status and figures as `training_status` has them, and what belongs to it alone."""
 
     job_id: str
-    kind: Literal["train", "push"] = "train"
-    """A training, or the push of a model to the Hub."""
+    kind: Literal["train", "push", "export"] = "train"
+    """A training, the push of a model to the Hub, or the making of its GGUF files and bundle."""
     position: int | None
     """Place in the queue, from 1; null when it does not wait."""
     priority: int
@@ -233,7 +233,7 @@ class JobDetails(TrainingStatus):
     retry_of: str | None
     """The job that this one does again."""
     model_id: int | None
-    """The model that it made, or pushes."""
+    """The model that it made, or pushes, or exports."""
     request: dict[str, Any]
     """The body that it was asked for with, and its defaults."""
 

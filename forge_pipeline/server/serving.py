@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import uvicorn
 
 from forge_pipeline.errors import ConfigError
+from forge_pipeline.logs import setup_logging
 from forge_pipeline.server.app import create_app
 from forge_pipeline.server.request_ids import RequestIdFilter
 from forge_pipeline.server.settings import ServerSettings
@@ -43,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="forge serve", description="REST API and web studio of Forge Pipeline.")
     add_arguments(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s [%(request_id)s] %(name)s: %(message)s")
+    try:
+        setup_logging(os.environ, default_level="info")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
     for handler in logging.getLogger().handlers:
         handler.addFilter(RequestIdFilter())
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""A model's artefacts: their list, their bytes, and its push to the Hub."""
+"""A model's artefacts: their list, their bytes, their making, and its push to the Hub."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from forge_pipeline.server.archives import Span, file_pieces, zip_pieces
-from forge_pipeline.server.artifact_schemas import ArtifactBody, ArtifactKind, ArtifactList, PushModel, Queued
+from forge_pipeline.server.artifact_schemas import (
+    ArtifactBody,
+    ArtifactKind,
+    ArtifactList,
+    ExportModel,
+    PushModel,
+    Queued,
+)
 from forge_pipeline.server.artifacts import Artifact
 from forge_pipeline.server.errors import NotFoundError, envelope
 
@@ -69,6 +76,15 @@ def push_model(request: Request, model_id: int, body: PushModel) -> Queued:
     row, _ = state.catalog.row(model_id)
     job = state.push_jobs.enqueue(row, state.catalog.model(model_id).name, body)
     return Queued(job_id=job.id, message=f"Model {model_id} will be pushed to {body.repo_id}")
+
+
+@router.post("/api/models/{model_id}/export")
+def export_model(request: Request, model_id: int, body: ExportModel) -> Queued:
+    """Queue the making of a model's GGUF files and Annex IV bundle; a job of its own, beside any training."""
+    state = request.app.state
+    row, _ = state.catalog.row(model_id)
+    job = state.export_jobs.enqueue(row, state.catalog.model(model_id).name, body)
+    return Queued(job_id=job.id, message=f"What can be made of model {model_id} will be made")
 
 
 def _artifacts(request: Request, model_id: int) -> list[Artifact]:

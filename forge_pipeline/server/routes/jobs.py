@@ -1,9 +1,12 @@
-"""The jobs: POST and GET /api/jobs, and of one its details, events, logs, cancel and retry; pushes too."""
+"""The jobs: POST and GET /api/jobs, and of one its details, events, logs, cancel and retry; pushes and exports too."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from forge_pipeline.server.export_jobs import ExportJobs
+from forge_pipeline.server.jobs import Job
+from forge_pipeline.server.push_jobs import PushJobs
 from forge_pipeline.server.schemas import (
     JobDetails,
     JobEvents,
@@ -66,7 +69,8 @@ def cancel_job(request: Request, job_id: str) -> JobDetails:
     """Take a job out of the queue, or stop it; returns when its process is gone."""
     state = request.app.state
     job = state.control.job(job_id)
-    ended = state.push_jobs.cancel(job) if job.kind == "push" else state.control.cancel(job_id)
+    beside = _beside(request, job)
+    ended = beside.cancel(job) if beside else state.control.cancel(job_id)
     details: JobDetails = state.job_reader.details(ended)
     return details
 
@@ -76,5 +80,15 @@ def retry_job(request: Request, job_id: str) -> QueuedJob:
     """Queue a failed or stopped job once more, as a new job."""
     state = request.app.state
     job = state.control.job(job_id)
-    job, warnings = (state.push_jobs.retry(job), []) if job.kind == "push" else state.control.retry(job_id)
+    beside = _beside(request, job)
+    job, warnings = (beside.retry(job), []) if beside else state.control.retry(job_id)
     return QueuedJob(**state.job_reader.details(job).model_dump(), warnings=warnings)
+
+
+def _beside(request: Request, job: Job) -> PushJobs | ExportJobs | None:
+    """Who does jobs of this kind; None: they take turns in the training slot."""
+    kinds: dict[str, PushJobs | ExportJobs] = {
+        "push": request.app.state.push_jobs,
+        "export": request.app.state.export_jobs,
+    }
+    return kinds.get(job.kind)

@@ -14,7 +14,7 @@ export const title = "Jobs";
 const EVERY = 2500; // milliseconds
 const PAGE = 50;
 const STATES = ["queued", "starting", "training", "running", "completed", "failed", "stopped"];
-const isOpen = (job) => ACTIVE.includes(job.status) || job.status === "running"; // a push runs, a training trains
+const isOpen = (job) => ACTIVE.includes(job.status) || job.status === "running"; // a push or an export runs, a training trains
 let jobs = null; // { jobs, has_more }
 let wanted = ""; // a status, or all
 let details = null; // { job, events, logs }
@@ -86,7 +86,11 @@ function actions(job) {
   return job.model_id !== null ? link(address("models", job.model_id), "Model") : nothing;
 }
 
-const what = (job) => (job.kind === "push" ? `push to ${job.request.repo_id ?? "the Hub"}` : `${job.request.strategy} on ${job.request.dataset}`);
+function what(job) {
+  if (job.kind === "push") return `push to ${job.request.repo_id ?? "the Hub"}`;
+  if (job.kind === "export") return `GGUF and bundle of ${job.request.name}`;
+  return `${job.request.strategy} on ${job.request.dataset}`;
+}
 
 export function view([id]) {
   return id ? detail(id) : overview();
@@ -115,7 +119,7 @@ function found({ job, events, logs }) {
   const points = curveOf(logs.lines);
   return html`<div class="cards">
     ${card("How far", html`
-      ${job.kind === "push" ? nothing : html`${steps(job)}<progress max="100" .value=${job.progress} aria-label="Progress of the job"></progress>${figures(job)}`}
+      ${job.kind !== "train" ? nothing : html`${steps(job)}<progress max="100" .value=${job.progress} aria-label="Progress of the job"></progress>${figures(job)}`}
       ${points.length > 1 ? curve(points) : nothing}
       ${job.error ? html`<p class="bad" role="alert">${job.error}</p>` : nothing}
       ${facts([

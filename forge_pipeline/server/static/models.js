@@ -1,11 +1,11 @@
-// Models: what was measured, release gates, downloads, push to the Hub, delete.
+// Models: what was measured, release gates, downloads and their making, push to the Hub, delete.
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { call, download, get } from "./api.js";
 import { digest, known, megabytes, moment, number } from "./format.js";
 import { onEnd } from "./live.js";
 import { METRICS, TASKS } from "./methods.js";
 import { attempt, go, note, state, update } from "./store.js";
-import { address, button, card, facts, heading, link, noteView, table } from "./widgets.js";
+import { address, badge, button, card, facts, heading, link, noteView, table } from "./widgets.js";
 import { gateTable } from "./approvals.js";
 
 export const title = "Models";
@@ -18,10 +18,14 @@ const KINDS = {
   bundle: "Technical documentation with its evidence",
   audit_report: "What was found in the dataset",
 };
+const EVERY = 1500; // milliseconds
+const OPEN = ["queued", "running"];
 let details = null;
 let artifacts = null;
 let requests = null; // releases that were asked for, with their gates
 let pushing = false;
+let exporting = null; // the job that makes GGUF and bundle of the model shown, while it is open
+let entered = {};
 
 onEnd(() => attempt("models", loadModels));
 
@@ -31,8 +35,10 @@ export async function loadModels() {
 }
 
 export async function enter([id]) {
-  details = artifacts = requests = null;
+  details = artifacts = requests = exporting = null;
+  const mine = (entered = {});
   note("push", "");
+  note("export", "");
   if (!id) return attempt("models", loadModels);
   const path = `/api/models/${encodeURIComponent(id)}`;
   await attempt("model", async () => {
@@ -42,14 +48,59 @@ export async function enter([id]) {
   if (!details) return undefined;
   return Promise.all([
     attempt("artifacts", async () => {
-      artifacts = (await get(`${path}/artifacts`)).artifacts;
-      update();
+      await loadArtifacts();
+      // One that was asked for before, here or elsewhere, is followed too.
+      const open = (await get("/api/jobs?limit=100")).jobs.find((job) => job.kind === "export" && job.model_id === details.id && OPEN.includes(job.status));
+      if (open && mine === entered) follow(open, mine);
     }),
     attempt("gates", async () => {
       requests = (await get("/api/approvals?state=all")).approvals.filter((request) => request.model === details.uid);
       update();
     }),
   ]);
+}
+
+export function leave() {
+  entered = {};
+}
+
+async function loadArtifacts() {
+  const shown = details;
+  const found = (await get(`/api/models/${shown.id}/artifacts`)).artifacts;
+  if (shown !== details) return;
+  artifacts = found;
+  update();
+}
+
+// Whether a job of this server made the model, and something that it can make is not there.
+const isMakeable = (item) => !item.available && (item.why ?? "").includes("/export");
+
+async function make() {
+  const mine = entered;
+  exporting = { status: "queued" };
+  note("export", "Asking…");
+  const done = await attempt("export", () => call("POST", `/api/models/${details.id}/export`, {}));
+  exporting = null;
+  if (done && mine === entered) await follow({ job_id: done.job_id, status: "queued" }, mine);
+  else update();
+}
+
+async function follow(job, mine) {
+  exporting = job;
+  note("export", "");
+  while (mine === entered && OPEN.includes(exporting.status)) {
+    await new Promise((resolve) => setTimeout(resolve, EVERY));
+    const now = await attempt("export", () => get(`/api/jobs/${encodeURIComponent(job.job_id)}`));
+    if (mine !== entered) return;
+    if (now) exporting = now;
+    update();
+  }
+  if (mine !== entered) return;
+  const { status, error } = exporting;
+  exporting = null;
+  if (status === "completed") note("export", "Made. The files are in the list above.", "good");
+  else note("export", error ?? `The job was ${status}.`, "bad");
+  await attempt("artifacts", loadArtifacts);
 }
 
 export const view = ([id]) => (id ? one() : overview());
@@ -104,7 +155,7 @@ function one() {
       <div class="actions">${link(`chat?model=${model.id}`, "Chat with it", "button primary")}${model.job_id ? link(address("jobs", model.job_id), "Its job", "button plain") : nothing}${button("Delete", remove)}</div>`, { wide: true })}
       ${card("Measured", html`<p class="help">On held-out rows, where there were any.</p>${table(["What", "Value", "Better", "Meaning"], measured.map(([name, value]) => [METRICS[name].name, number(value), METRICS[name].better, METRICS[name].about]), { empty: "Nothing was measured." })}`, { wide: true, id: "metrics" })}
       ${card("Release gates", gates(), { wide: true, id: "gates" })}
-      ${card("Download", html`${noteView("artifacts")}${artifacts ? downloads() : nothing}`, { wide: true, id: "downloads" })}
+      ${card("Download", html`${noteView("artifacts")}${artifacts ? html`${downloads()}${making()}` : nothing}`, { wide: true, id: "downloads" })}
       ${card("Push to the Hugging Face Hub", pushForm(), { wide: true })}
     </div>`;
 }
@@ -120,6 +171,14 @@ function downloads() {
     KINDS[item.kind] ?? item.kind, item.name, megabytes(item.size_mb), html`<code title=${item.digest ?? nothing}>${digest(item.digest)}</code>`,
     item.available ? button("Download", () => attempt("artifacts", () => download(item.url))) : html`<span class="help">Not there: ${item.why}</span>`,
   ]));
+}
+
+function making() {
+  const offered = artifacts.some(isMakeable);
+  return html`${offered && !exporting ? html`<div class="actions">${button(artifacts.some((item) => item.kind === "gguf" && isMakeable(item)) ? "Make GGUF and bundle" : "Make the bundle", make)}</div>
+      <p class="help">A job of its own, beside any training. What it makes is labelled not released: no benchmark and no safety test was run.</p>` : nothing}
+    ${exporting ? html`<p id="making" role="status">${badge(exporting.status)} ${exporting.stage ?? ""} ${exporting.job_id ? link(address("jobs", exporting.job_id), "Its job") : nothing}</p>` : nothing}
+    ${noteView("export")}`;
 }
 
 function pushForm() {

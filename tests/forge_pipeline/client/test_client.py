@@ -269,6 +269,7 @@ CALLS: dict[str, Callable[[ForgeClient], object]] = {
     "artifacts": lambda c: c.artifacts(1),
     "download": lambda c: c.download(1, "gguf", "x", name="n"),
     "push_model": lambda c: c.push_model(1, "a/b"),
+    "export_model": lambda c: c.export_model(1, quantizations=["f16"]),
     "roll_back": lambda c: c.roll_back(1, reason="r"),
     "upload_dataset": lambda c: c.upload_dataset(__file__),
     "datasets": lambda c: c.datasets(),

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import httpx
 import uvicorn
 
 from forge_pipeline.server.app import create_app
-from forge_pipeline.server.launchers import LogLine, RunLauncher, RunState, RunStatus
+from forge_pipeline.server.launchers import TRAINING_ASSETS, LogLine, RunLauncher, RunState, RunStatus
 from forge_pipeline.server.settings import ServerSettings
 
 # The keys, partitions and progress lines of the contract with assets/; the work itself is a few sleeps. The fine-tune
@@ -231,7 +231,7 @@ class Endless:
     def state(self) -> str:
         return "ready"
 
-    def launch(self, job_id: str) -> str:
+    def launch(self, job_id: str, *, partition: str | None = None, assets: Sequence[str] = TRAINING_ASSETS) -> str:
         self.runs[f"run-{job_id}"] = RunStatus(RunState.RUNNING)
         return f"run-{job_id}"
 

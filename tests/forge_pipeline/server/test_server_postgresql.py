@@ -95,13 +95,16 @@ def test_a_push_never_has_the_slot_and_holds_up_no_training(table: JobTable) -> 
     assert not table.promote(push.id)
     assert not table.withdraw(push.id)
     train = table.claim(new_job_id(), {})
-    assert table.next_push() == push
-    assert table.begin_push(push.id)
-    assert not table.begin_push(push.id)
-    assert [job.id for job in table.pushes_under_way()] == [push.id]
+    assert table.beside("push", "queued") == [push]
+    assert table.beside("export", "queued") == []
+    assert table.begin_beside(push.id, "")
+    assert not table.begin_beside(push.id, "")
+    assert not table.withdraw_beside(push.id, "")
+    assert [job.id for job in table.beside("push", "running")] == [push.id]
     assert table.end(train.id, "completed")
-    assert table.end_push(push.id, "failed", "nobody answers")
-    assert not table.end_push(push.id, "completed", "")
+    assert not table.end_beside(train.id, "failed", "it has the slot")
+    assert table.end_beside(push.id, "failed", "nobody answers")
+    assert not table.end_beside(push.id, "completed", "")
     assert (table.get(push.id).status, table.get(push.id).error) == ("failed", "nobody answers")
     assert [job.id for job in table.page(limit=1, after=train.id)] == [push.id]
 

@@ -173,7 +173,7 @@ def test_a_push_that_the_servers_end_cuts_off_is_failed_and_the_waiting_one_is_k
     assert (table.get(one).status, table.get(two).status) == ("failed", "queued")
     assert "server was stopped" in str(table.get(one).error)
     killed = table.enqueue(new_job_id("push"), {**table.get(one).request}, kind="push")
-    table.begin_push(killed.id)  # as a server that was killed leaves it
+    table.begin_beside(killed.id, "")  # as a server that was killed leaves it
     table.close()
     with in_thread(settings_for(data)) as studio:
         assert studio.job(killed.id)["status"] == "failed"

@@ -5,7 +5,7 @@ launch fails), then with the small real code location of `served.DEFINITIONS`.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from forge_pipeline.integrity import atomic
 from forge_pipeline.server.control import TrainingControl
 from forge_pipeline.server.errors import ConflictError, UnavailableError
 from forge_pipeline.server.jobs import JobTable, new_job_id
-from forge_pipeline.server.launchers import LaunchError, LogLine, RunState, RunStatus
+from forge_pipeline.server.launchers import TRAINING_ASSETS, LaunchError, LogLine, RunState, RunStatus
 from forge_pipeline.server.schemas import StartTraining
 from tests.forge_pipeline.server.served import (
     TRAINABLE,
@@ -191,7 +191,7 @@ class Launcher:
     def state(self) -> str:
         return "ready" if self.ready else "starting"
 
-    def launch(self, job_id: str) -> str:
+    def launch(self, job_id: str, *, partition: str | None = None, assets: Sequence[str] = TRAINING_ASSETS) -> str:
         error = self.errors.pop(0) if self.errors else None
         if error is None or self.gets_through:
             run_id = f"run_{len(self.runs) + 1}"

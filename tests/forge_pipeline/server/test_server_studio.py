@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from forge_pipeline.server.launchers import RunState
 from tests.forge_pipeline.server.served import (
     PREFERENCES,
     TRAINABLE,
@@ -23,7 +24,9 @@ from tests.forge_pipeline.server.served import (
     settings_for,
     wait_for,
 )
+from tests.forge_pipeline.server.shelved import shelve
 from tests.forge_pipeline.server.small_line import small_line
+from tests.forge_pipeline.server.test_server_export import Launcher, write_recipe
 
 pytestmark = pytest.mark.browser
 
@@ -269,3 +272,36 @@ def test_without_a_server_the_page_says_so(browser: Any, page: Any, tmp_path: Pa
         expect(page.locator("#datasets")).to_contain_text("preferences.jsonl")
     expect(page.locator("#health")).to_have_text("the server does not answer")
     page.problems = [problem for problem in page.problems if "ERR_" not in problem and "WebSocket" not in problem]
+
+
+def test_gguf_files_and_bundle_are_made_and_then_offered(browser: Any, page: Any, tmp_path: Path) -> None:
+    shelved, launcher = shelve(tmp_path / "data", tmp_path / "work"), Launcher()
+    shelf = shelved.shelf
+    shelf.registry.delete_model(shelved.row.id)
+    row = shelf.register(shelved.row.uid, "whole", job_id="train_whole")
+    write_recipe(shelf.data_dir, "train_whole")
+    made = [
+        record
+        for record in (shelf.data_dir / "store" / "records" / "studio").glob("*.json")
+        if json.loads(record.read_text())["artifact_type"] in ("GgufModel", "AnnexIvBundle")
+    ]
+    kept = [shutil.move(record, tmp_path / record.name) for record in made]
+    with in_thread(settings_for(shelf.data_dir), launcher) as studio:
+        page.goto(f"{studio.url}/#/models/{row.id}")
+        expect(page.locator("#downloads")).to_contain_text(f"POST /api/models/{row.id}/export makes it")
+        page.get_by_role("button", name="Make GGUF and bundle").click()
+        expect(page.locator("#making")).to_contain_text("running")
+        page.reload()
+        expect(page.locator("#making")).to_contain_text("running")
+        expect(page.get_by_role("button", name="Make GGUF and bundle")).to_have_count(0)
+        for record, place in zip(kept, made, strict=True):
+            shutil.move(record, place)
+        (run,) = launcher.runs
+        launcher.end(run.removeprefix("run-"), RunState.SUCCEEDED)
+        expect(page.locator("#export-note")).to_contain_text("Made")
+        gguf = page.locator("#downloads tr", has_text="tiny.q8_0.gguf")
+        with page.expect_download() as download:
+            gguf.get_by_role("button").click()
+        assert download.value.path().stat().st_size == 3_000_004
+        page.goto(f"{studio.url}/#/jobs/{run.removeprefix('run-')}")
+        expect(page.locator("main")).to_contain_text("GGUF and bundle of whole")
