@@ -7,6 +7,7 @@ freed memory is kept. `docs/benchmarks/training.md` has the figures of whole run
 """
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ _LARGEST = 2**31 - 1  # mallopt takes an int
 def keeping_freed_memory(device: Device) -> Iterator[None]:
     """Within the block this process keeps what tensors leave behind; at its end that goes back to the system.
 
-    Nothing changes on a GPU, whose allocator does so by itself, nor where the C library is not glibc.
+    Nothing changes on a GPU, whose allocator does so by itself, nor where the C library is not glibc, nor with
+    ``FORGE_KEEP_FREED_MEMORY=no``, for a machine whose memory others wait for.
     """
-    libc = ctypes.CDLL(None) if device == "cpu" and sys.platform == "linux" else None
+    wanted = device == "cpu" and sys.platform == "linux" and os.environ.get("FORGE_KEEP_FREED_MEMORY") != "no"
+    libc = ctypes.CDLL(None) if wanted else None
     if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return

@@ -28,6 +28,7 @@ from forge_pipeline.server.settings import ServerSettings
 _log = logging.getLogger(__name__)
 
 _STOP_WITHIN = 30.0  # seconds until a run that was asked to stop must be gone
+_ASK_TO_END_EVERY = 3.0  # seconds
 _ASK_EVERY = 1.0  # seconds between questions about a run's state
 _SERVER_STOPPED = "The server was stopped while this job was training"
 _STATUS_OF: dict[RunState, JobStatus] = {
@@ -183,10 +184,12 @@ class TrainingControl:
 
     def _stop(self, job: Job) -> Job:
         job = self._jobs.ask_to_stop(job.id)
-        if job.run_id:
-            self._ask_to_end(job.run_id)
-        deadline = time.monotonic() + _STOP_WITHIN
-        while time.monotonic() < deadline:
+        deadline, asked_at = time.monotonic() + _STOP_WITHIN, float("-inf")
+        while (now := time.monotonic()) < deadline:
+            if job.run_id and now - asked_at >= _ASK_TO_END_EVERY:
+                # More than once: a run whose process is only just being started does not hear it.
+                self._ask_to_end(job.run_id)
+                asked_at = now
             self.refresh(at_once=True)
             job = self._jobs.get(job.id)
             if job.status == "stopped":

@@ -15,7 +15,8 @@ def s3() -> Iterator[Any]:
     """A boto3 client of the server. No bucket is made beforehand: the store makes its own."""
     moto = pytest.importorskip("moto.server", reason="the S3 server of the tests is moto[server]")
     boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()  # kept clients know the address of another module's server
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -29,4 +30,5 @@ def s3() -> Iterator[Any]:
         for name, value in names.items():
             patch.setenv(name, value)
         yield boto3.client("s3")
+    s3fs.S3FileSystem.clear_instance_cache()
     server.stop()

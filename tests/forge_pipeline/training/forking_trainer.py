@@ -57,10 +57,14 @@ def train(job: dict[str, Any], steps: int) -> int:
     from forge_pipeline.config import ForgeConfig
     from forge_pipeline.data import TokenizedDataset
     from forge_pipeline.integrity import Digest, read_report, report_to_json
+    from forge_pipeline.models import logit_tiles
     from forge_pipeline.progress import Progress
     from forge_pipeline.training import fine_tune
 
     torch.set_num_threads(job.get("threads", 1))
+    if "more_memory" in job:  # with what a heap keeps, and small tiles of logits, these tiny models would never run out
+        os.environ["FORGE_KEEP_FREED_MEMORY"] = "no"
+        logit_tiles._CPU_TOKENS = 4096
     events: list[dict[str, Any]] = []
 
     def progress(moment: Progress) -> None:

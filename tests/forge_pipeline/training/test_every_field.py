@@ -497,6 +497,7 @@ ASKED: dict[str, Callable[[Callable, Path], None]] = {
 }
 
 READ_BY: dict[str, str] = {
+    "model.allow_unreleased": "models/base_line.py",
     "model.backend": "training/external/back_ends.py",
     "model.backend_python": "training/external/back_ends.py",
     "training.final_model_dir": "trainer.py",
