@@ -136,9 +136,10 @@ def test_interrupting_the_caller_ends_every_rank(recipe: Callable, tokenized: Ca
     def interrupt(moment: Progress) -> None:
         if moment.step >= 2 and not ranks:
             mine = psutil.Process().children(recursive=True)
-            # multiprocessing's own helper belongs to this process, whoever of its libraries has it start.
-            helper = "multiprocessing.resource_tracker"
-            ranks.extend(each for each in mine if each.pid not in before and helper not in " ".join(each.cmdline()))
+            # Libraries have helpers of this process start meanwhile; torchrun and its ranks name a module of these.
+            ours = ("torch.distributed.run", "forge_pipeline.training")
+            started = [each for each in mine if each.pid not in before]
+            ranks.extend(each for each in started if any(name in " ".join(each.cmdline()) for name in ours))
             interrupt.at = time.monotonic()
             raise KeyboardInterrupt
 
