@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from forge_pipeline.models.threads import count_threads
+from resources import standing_server
 from resources.environment import CHECKOUT
 
 _TOKENIZER = ("torch", "transformers.tokenization_utils_tokenizers", "transformers.models.auto.tokenization_auto")
@@ -33,6 +34,8 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
     "tokenize": _TOKENIZER,
 }
 """Stage -> modules that it imports; one that is not named here loads a model."""
+_LATER = ("numba", "datasets", "trl.trainer.sft_trainer", "lm_eval.evaluator", "resources.stage_worker")
+"""What single stages import beyond that; worth it in a process that stands by for many runs."""
 
 _OF_ONE_STAGE = ("DAGSTER_PIPES_", "FORGE_LIFELINE", "OMP_NUM_THREADS")  # prefixes of variables that differ by stage
 _LONGEST = 4 << 20  # bytes of a request
@@ -44,6 +47,7 @@ class ForkedStage:
     def __init__(self, pid: int, connection: socket.socket) -> None:
         self.pid = pid
         self.returncode: int | None = None
+        self.cpu_seconds: float | None = None  # user and system time once it has ended, where the server could tell
         self._connection = connection
 
     def poll(self) -> int | None:
@@ -52,7 +56,8 @@ class ForkedStage:
             with suppress(BlockingIOError):
                 answer = self._connection.recv(1024, socket.MSG_DONTWAIT)
                 # Without the server nobody can say how the stage ended: it is ended, as if the system had killed it.
-                self.returncode = json.loads(answer)["exit"] if answer else _kill(self.pid)
+                told = json.loads(answer) if answer else {"exit": _kill(self.pid), "cpu_seconds": None}
+                self.returncode, self.cpu_seconds = told["exit"], told["cpu_seconds"]
         return self.returncode
 
 
@@ -71,9 +76,9 @@ class StageServer:
             ChildProcessError: The server ended before it had forked; nothing runs.
         """
         shared = {name: value for name, value in environment.items() if not name.startswith(_OF_ONE_STAGE)}
-        if shared != self._environment or self._process is None or self._process.poll() is not None:
+        if shared != self._environment or not self._lives():
             self.stop()  # libraries read their settings while they are imported
-            self._connect(environment)
+            self._connection = standing_server.join(environment) or self._start_process(environment)
             self._environment = shared
         assert self._connection is not None
         request = json.dumps({"stage": stage, "spec": spec_file, "environment": dict(environment)}).encode()
@@ -103,9 +108,16 @@ class StageServer:
         self._process = self._connection = None
         self._environment = {}
 
-    def _connect(self, environment: Mapping[str, str]) -> None:
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._connection, theirs):
+    def _lives(self) -> bool:
+        if self._connection is None:
+            return False
+        with suppress(BlockingIOError):  # nothing to read: it waits for a request
+            return bool(self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return True
+
+    def _start_process(self, environment: Mapping[str, str]) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST)
         with theirs:
             self._process = subprocess.Popen(
@@ -116,6 +128,7 @@ class StageServer:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        return ours
 
 
 def can_fork(gpus: int) -> bool:
@@ -146,7 +159,14 @@ def serve(connection: socket.socket) -> None:
         for fd in fds:
             os.close(fd)
         connection.send(json.dumps({"pid": pid}).encode())
-        connection.send(json.dumps({"exit": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}).encode())
+        _, status, used = os.wait4(pid, 0)
+        ended = {"exit": os.waitstatus_to_exitcode(status), "cpu_seconds": used.ru_utime + used.ru_stime}
+        connection.send(json.dumps(ended).encode())
+
+
+def import_all() -> None:
+    """Import what any stage needs, for a process that stands by."""
+    _import(_MODEL + _LATER)
 
 
 def _import(modules: tuple[str, ...]) -> None:

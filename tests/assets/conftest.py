@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.assets.warm_dagster import CHECKOUT, WarmDagster
+from tests.standing import standing
 
 _COMMAND = ["asset", "materialize", "-m", "assets.definitions", "--select"]
 _COLD = [sys.executable, "-m", "dagster", *_COMMAND]
@@ -98,7 +99,7 @@ class Deployment:
     ) -> "subprocess.CompletedProcess[str]":
         """Run the documented CI command; a variable set to None is unset."""
         merged = {k: v for k, v in {**self.environment, **environment}.items() if v is not None}
-        return self.dagster.run([*_COMMAND, selection, *arguments], merged)
+        return self.dagster.run([*_COMMAND, selection, *arguments], standing(merged))
 
     def materialize_from_a_cold_start(self, selection: str) -> "subprocess.CompletedProcess[str]":
         """The same as a shell does it: with a new interpreter."""

@@ -1,29 +1,12 @@
-"""Lines that are not a recipe as it stands: a job of the studio, a recipe that has its rows cleaned."""
+"""Lines that have a stage more than the others: a recipe that has its rows cleaned."""
 
-import shutil
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from forge_pipeline.audit_log import read_entries
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_studio_job_is_a_partition_with_its_own_lineage(deployment):
-    deployment.write_recipe("job_a")
-    jobs = deployment.root / "forge" / "studio" / "jobs"
-    jobs.mkdir(parents=True)
-    shutil.move(deployment.root / "configs" / "job_a.yaml", jobs / "job_a.yaml")
-    with deployment.instance as instance:
-        instance.add_dynamic_partitions("studio_jobs", ["job_a"])
-    selection = "+key:studio/fine_tuned_model"
-    done = deployment.materialize(selection, "--partition", "job_a")
-    assert done.returncode == 0, done.stderr[-9000:]
-    with deployment.instance as instance:
-        event = instance.get_latest_materialization_event(dg.AssetKey(["studio", "fine_tuned_model"]))
-    assert event.asset_materialization.partition == "job_a"
 
 
 def test_a_line_that_cleans_audits_and_tokenizes_the_clean_rows(deployment):

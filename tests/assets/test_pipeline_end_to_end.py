@@ -124,15 +124,6 @@ def test_asking_for_the_release_alone_is_refused_with_the_reason(finished):
 
 
 @pytest.mark.slow
-def test_a_second_run_of_the_same_recipe_gives_the_same_model_digest(finished):
-    deployment, _ = finished
-    before = events_of(deployment)["fine_tuned_model"].metadata["forge/digest"].value
-    done = deployment.materialize("key:tiny/fine_tuned_model")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert events_of(deployment)["fine_tuned_model"].metadata["forge/digest"].value == before
-
-
-@pytest.mark.slow
 def test_a_changed_artefact_is_refused_by_the_next_stage(finished, tmp_path):
     deployment, _ = finished
     rows = Path(str(events_of(deployment)["raw_dataset"].metadata["dagster/uri"].value)) / "train.parquet"

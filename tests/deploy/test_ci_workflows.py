@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.assets.conftest import Deployment, make_deployment, tiny_model, warm_dagster
+from tests.standing import standing
 
 __all__ = ["make_deployment", "tiny_model", "warm_dagster"]  # fixtures
 
@@ -69,7 +70,7 @@ def run_line(deployment: Deployment, line: str, out: Path) -> "subprocess.Comple
     environment = {**deployment.environment, "PYTHON": sys.executable}
     environment["FORGE_AUDIT_SIGNING_KEY"] = str(deployment.root / "key.pem")
     command = ["sh", str(CI / "run_line.sh"), line, str(out)]
-    return subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, cwd=CHECKOUT, env=standing(environment), capture_output=True, text=True, timeout=500)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,10 @@ def made(make_deployment):
         "export__enabled": False,
     }
     deployment.write_recipe("passes", **quick)
-    deployment.write_recipe("stopped", **quick, evaluation__max_acceptable_loss=0.001)
+    secret = {"messages": [{"role": "user", "content": "key?"}, {"role": "assistant", "content": "ghp_" + "a1B2" * 9}]}
+    spoiled = deployment.root / "spoiled.jsonl"
+    spoiled.write_text((deployment.root / "rows.jsonl").read_text() + json.dumps(secret) + "\n")
+    deployment.write_recipe("stopped", **quick, data__dataset_name_or_path=str(spoiled))
     results = {line: run_line(deployment, line, deployment.root / line) for line in ("stopped", "passes")}
     return deployment, results
 

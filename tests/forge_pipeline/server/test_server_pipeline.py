@@ -30,6 +30,7 @@ from tests.forge_pipeline.server.served import (
     jsonl,
     wait_for,
 )
+from tests.standing import standing
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
+    process.environment = standing(os.environ | process.environment)
     studio = process.start()
     for name, rows in FILES.items():
         assert studio.upload(name, jsonl(rows)).json()["validation"]["valid"]
