@@ -13,6 +13,7 @@ from forge_pipeline.evaluation import BenchmarkResult
 from forge_pipeline.models import ModelDirectory
 from resources.evidence import AuditLogResource
 from resources.stage_process import StageProcess
+from resources.training_run import tracked_as
 
 
 def build_benchmark_report(line: Line) -> dg.AssetsDefinition:
@@ -30,7 +31,11 @@ def build_benchmark_report(line: Line) -> dg.AssetsDefinition:
 
         Annex IV 2(g) and 3: validation and testing, metrics and their accuracy.
         """
-        inputs = {"dataset": dataset, "fine_tuned_model": fine_tuned_model}
+        inputs = {
+            "dataset": dataset,
+            "fine_tuned_model": fine_tuned_model,
+            **tracked_as(context, recipe, line.key("fine_tuned_model"), fine_tuned_model.digest),
+        }
         return stage_process.run(context, "benchmark", recipe, inputs, BenchmarkResult)
 
     return benchmark_report

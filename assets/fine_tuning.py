@@ -21,6 +21,7 @@ from resources.evidence import AuditLogResource, RegistryResource
 from resources.last_word import failure
 from resources.noted_inputs import note_input
 from resources.stage_process import StageProcess
+from resources.training_run import tracker_run_id
 
 
 def build_fine_tuned_model(line: Line) -> dg.AssetsDefinition:
@@ -56,7 +57,7 @@ def build_fine_tuned_model(line: Line) -> dg.AssetsDefinition:
             trainer_type=recipe.training.trainer_type, model=recipe.model.name_or_path, dataset=dataset.digest,
         )  # fmt: skip
         inputs: dict[str, Any] = {"tokenized_dataset": tokenized_dataset, "raw_digest": str(dataset.digest)}
-        inputs["run_id"] = "-".join(filter(None, [context.run_id, line.part]))
+        inputs["run_id"] = tracker_run_id(context.run_id, line.part)
         if before:
             inputs |= {"previous_model": before.model, "previous_stage": before.stage}
         with training.resumable_work_dir(

@@ -12,6 +12,7 @@ from forge_pipeline.evaluation import JudgeReport
 from forge_pipeline.models import ModelDirectory
 from resources.evidence import AuditLogResource
 from resources.stage_process import StageProcess
+from resources.training_run import tracked_as
 
 
 def build_judge_report(line: Line) -> dg.AssetsDefinition:
@@ -28,7 +29,9 @@ def build_judge_report(line: Line) -> dg.AssetsDefinition:
 
         An answer that the judge gave no readable verdict on is counted and limited; an empty set never passes.
         """
-        return stage_process.run(context, "judge", recipe, {"fine_tuned_model": fine_tuned_model}, JudgeReport)
+        tracked = tracked_as(context, recipe, line.key("fine_tuned_model"), fine_tuned_model.digest)
+        inputs = {"fine_tuned_model": fine_tuned_model, **tracked}
+        return stage_process.run(context, "judge", recipe, inputs, JudgeReport)
 
     return judge_report
 

@@ -8,7 +8,7 @@ matched by parameter name.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +17,14 @@ from typing import Any
 import dagster as dg
 
 from assets.freshness import freshness_policy, refresh_condition
+from assets.stage_run import as_stage
 from forge_pipeline.config import ForgeConfig, config_digest, resolved
 from forge_pipeline.dataset_audit import DatasetAudit
-from forge_pipeline.errors import ForgeError
 from forge_pipeline.evaluation import BenchmarkResult, JudgeReport, SafetyReport, ScorerCalibration
 from forge_pipeline.export import GgufModel
 from forge_pipeline.integrity import Digest, json_digest
 from forge_pipeline.models import ModelDirectory
-from resources.evidence import AuditLogResource
-from resources.last_word import failure
+from resources.failed_stages import failure_hook
 
 STAGES = (
     "recipe",
@@ -103,6 +102,10 @@ class Line:
             return True
         asked = (self.config.evaluation.benchmark, self.config.evaluation.safety)
         return any(section is not None and section.enabled for section in asked)
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        return tuple(self.config.owners or ()) if self.config else ()
 
     @property
     def config_digest(self) -> Digest | None:
@@ -220,7 +223,8 @@ class Line:
                 description=inspect.getdoc(function),
                 freshness_policy=freshness_policy(config, function.__name__) if self.part is None else None,
                 automation_condition=refresh_condition(config, function.__name__) if self.part is None else None,
-            )(_as_stage(self, function))
+                hooks={failure_hook(self.key(function.__name__), self.owners)},
+            )(as_stage(self, function))
 
         return decorate
 
@@ -275,40 +279,3 @@ def _source_digest(module: ModuleType) -> str:
     file = Path(str(module.__file__))
     files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
     return json_digest({path.relative_to(file.parent).as_posix(): Digest.of_file(path) for path in files})
-
-
-def _as_stage(line: Line, function: Callable[..., Any]) -> Callable[..., Iterator[dg.MaterializeResult[Any]]]:
-    """The function as Dagster wants it: a typed event, or none, and the library's errors as one message.
-
-    No retry: what a `ForgeError` says would be said again.
-    """
-    expected = inspect.signature(function).return_annotation
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Iterator[dg.MaterializeResult[Any]]:
-        if "recipe" in kwargs:
-            kwargs["recipe"] = line.recipe_of(kwargs["recipe"])
-        try:
-            value = function(*args, **kwargs)
-        except ForgeError as error:
-            _tell(line, inspect.signature(function).bind(*args, **kwargs).arguments, str(error))
-            raise failure(f"{function.__name__}: {type(error).__name__}: {error}") from error
-        if isinstance(value, expected):
-            yield dg.MaterializeResult(value=value)
-        elif value is not None:
-            words = f"{function.__name__} returned {type(value).__name__}; it declares {expected.__name__}"
-            raise failure(words)
-
-    return run
-
-
-def _tell(line: Line, arguments: Mapping[str, Any], reason: str) -> None:
-    """Tell the recipe's webhook that the stage failed: a run started by `dagster asset materialize` has no daemon."""
-    from assets.notifications import notify_from_run
-
-    context, recipe = arguments.get("context"), arguments.get("recipe") or line.config
-    audit_log, process = arguments.get("audit_log"), arguments.get("stage_process")
-    if audit_log is None and process is not None:
-        audit_log = AuditLogResource(directory=process.home)
-    if context is not None and recipe is not None and audit_log is not None:
-        notify_from_run(context, line, recipe, "failure", reason, audit_log=audit_log)

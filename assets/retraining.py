@@ -2,7 +2,8 @@
 
 What a tick knows comes from three places, of which any may be lost without a run being lost or doubled:
 
-- the world: the data's digest, the register of erasures, the newest model (`retraining_causes`);
+- the world: the data's digest, the register of erasures, the newest model and its benchmarks (`retraining_causes`,
+  `retraining_metric`);
 - Dagster's runs, whose tags say what was asked and whose status says what became of it (`retraining_runs`);
 - the cursor: what was acted on last, and since when the files have stayed as they are. Dagster stores it together with
   the run request. If it is lost, it is made again from the runs' tags.
@@ -24,6 +25,7 @@ import dagster as dg
 from assets import retraining_causes as causes
 from assets.line import Line
 from assets.retraining_causes import Surroundings
+from assets.retraining_metric import fallen_metric
 from assets.retraining_runs import Asked, last_asked, run_in_progress, run_request
 from forge_pipeline.config.automation import AutomationSection
 from forge_pipeline.data.changes import files_state
@@ -167,6 +169,7 @@ def _causes(around: Surroundings, memory: Memory) -> tuple[Memory, dict[str, str
         ("drift", settings.drift is not None, causes.drifted_data, True),
         ("erasure", settings.on_erasure, causes.erased_data, False),
         ("code", settings.on_code_change, causes.changed_code, False),
+        ("metric", settings.falling_metric is not None, fallen_metric, False),
         ("stale", settings.on_stale, causes.stale_model, False),
         ("request", True, causes.requested, False),
     ]

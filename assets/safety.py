@@ -15,6 +15,7 @@ from forge_pipeline.evaluation import SafetyReport, ScorerCalibration
 from forge_pipeline.models import ModelDirectory
 from resources.evidence import AuditLogResource
 from resources.stage_process import StageProcess
+from resources.training_run import tracked_as
 
 
 def build_safety_report(line: Line) -> dg.AssetsDefinition:
@@ -38,6 +39,7 @@ def build_safety_report(line: Line) -> dg.AssetsDefinition:
             "fine_tuned_model": fine_tuned_model,
             "fixed_policy": policy_on_record(log, recipe, fine_tuned_model),
             **calibrated,
+            **tracked_as(context, recipe, line.key("fine_tuned_model"), fine_tuned_model.digest),
         }
         return stage_process.run(context, "safety", recipe, inputs, SafetyReport)
 

@@ -5,7 +5,8 @@
     parent   job <line>, run: the Dagster run
     dataset  <line>/<stage>, at the version that is the artefact's digest
 
-A START and a COMPLETE are sent together when the artefact is stored. What a server does not take is appended to
+A START and a COMPLETE are sent together when the artefact is stored; of a stage that failed a START and a FAIL with the
+error's message, and an ABORT where it was stopped. What a server does not take is appended to
 ``$FORGE_HOME/lineage/unsent.jsonl``, an event a line as it would have been sent, and goes first the next time; what
 it refuses for good (400, 422) lies in ``refused.jsonl`` and is not sent again.
 """
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from forge_pipeline import __version__
 from forge_pipeline._optional import require
 from forge_pipeline.integrity.atomic import write_file
-from forge_pipeline.observation import Observers, StageFacts
+from forge_pipeline.observation import FailedStage, Observers, StageFacts
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import InputDataset, OutputDataset, RunEvent
@@ -49,7 +50,7 @@ class Told:
     reason: str | None = None
 
 
-def tell(observers: Observers, facts: StageFacts, home: Path) -> Told:
+def tell(observers: Observers, facts: StageFacts | FailedStage, home: Path) -> Told:
     """Send a stage's events. A server's trouble is no error.
 
     Args:
@@ -75,8 +76,8 @@ def tell(observers: Observers, facts: StageFacts, home: Path) -> Told:
     return Told(done - refusals, len(left), refusals, file, reason)
 
 
-def stage_events(facts: StageFacts, namespace: str) -> "Sequence[RunEvent]":
-    """START and COMPLETE of a stage, as the client's own classes check them."""
+def stage_events(facts: StageFacts | FailedStage, namespace: str) -> "Sequence[RunEvent]":
+    """START of a stage and how it ended, as the client's own classes check them."""
     from openlineage.client import event_v2 as events
     from openlineage.client import facet_v2 as facets
 
@@ -88,22 +89,31 @@ def stage_events(facts: StageFacts, namespace: str) -> "Sequence[RunEvent]":
     owners = facets.ownership_job.OwnershipJobFacet([facets.ownership_job.Owner(name) for name in facts.owners])
     job = events.Job(namespace, f"{facts.line}.{facts.stage.replace('/', '.')}", {"jobType": kind, "ownership": owners})
     run_id = str(uuid.uuid5(uuid.UUID(facts.run_id), f"{facts.line}/{facts.stage}"))
-    states = ((events.RunState.START, facts.started_at or facts.ended_at), (events.RunState.COMPLETE, facts.ended_at))
+    about: dict[str, Any] = {"parent": parent, "processing_engine": engine}
+    begun = (events.RunState.START, facts.started_at or facts.ended_at, about)
+    if isinstance(facts, FailedStage):
+        words = facets.error_message_run.ErrorMessageRunFacet(f"{facts.error}: {facts.message}", "PYTHON")
+        state = events.RunState.ABORT if facts.was_stopped else events.RunState.FAIL
+        ended = (state, facts.ended_at, {**about, "errorMessage": words})
+    else:
+        ended = (events.RunState.COMPLETE, facts.ended_at, about)
     return [
         events.RunEvent(
             eventTime=moment,
             producer=PRODUCER,
-            run=events.Run(run_id, {"parent": parent, "processing_engine": engine}),
+            run=events.Run(run_id, run_facets),
             job=job,
             eventType=state,
             inputs=_inputs(facts, namespace),
-            outputs=[_output(facts, namespace)] if state is events.RunState.COMPLETE else [],
+            outputs=[_output(facts, namespace)]
+            if state is events.RunState.COMPLETE and isinstance(facts, StageFacts)
+            else [],
         )
-        for state, moment in states
+        for state, moment, run_facets in (begun, ended)
     ]
 
 
-def _inputs(facts: StageFacts, namespace: str) -> "list[InputDataset]":
+def _inputs(facts: StageFacts | FailedStage, namespace: str) -> "list[InputDataset]":
     from openlineage.client import event_v2 as events
 
     return [

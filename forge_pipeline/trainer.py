@@ -409,8 +409,8 @@ class _Run:
             resume_from_checkpoint=checkpoint,
             previous=previous,
             log_event=self._log.log_event,
-            run_id="-".join(filter(None, [self._log.run_id, self._part])),
-            logs_dir=(self._dir.parents[2] if self._part else self._dir.parent) / "logs",
+            run_id=self._tracked_as,
+            logs_dir=self._logs_dir,
         )
         self._usages.append(tuned.usage)
         write_report(self._dir / "resource_usage.json", tuned.usage)
@@ -420,6 +420,21 @@ class _Run:
             "training.completed", subject=tuned.model.digest, steps=tuned.report.steps, device=tuned.report.device
         )
         return tuned
+
+    @property
+    def _tracked_as(self) -> str:
+        """The run id that the trackers of `training.report_to` get."""
+        return "-".join(filter(None, [self._log.run_id, self._part]))
+
+    @property
+    def _logs_dir(self) -> Path:
+        return (self._dir.parents[2] if self._part else self._dir.parent) / "logs"
+
+    def _track(self, model: "ModelDirectory", report: Any) -> None:
+        """The numbers of an evaluation, beside the loss curve."""
+        from forge_pipeline.tracked_evaluation import track_evaluation
+
+        track_evaluation(self._config, self._tracked_as, model, report, self._logs_dir)
 
     @property
     def _model_name(self) -> str:
@@ -449,14 +464,17 @@ class _Run:
             find_seen = dataset_audit.seen_items(config, raw)
             done.benchmark = evaluation.benchmark(config, model, raw, find_seen=find_seen, progress=self._progress)
             self._report("benchmark_report", done.benchmark, {"fine_tuned_model": model, "raw_dataset": raw})
+            self._track(model, done.benchmark)
             self._decided("benchmark_report", done.benchmark.gates)
         if section.safety and section.safety.enabled:
             done.safety = evaluation.safety(config, model, fixed_policy=self._fixed_policy, progress=self._progress)
             self._report("safety_report", done.safety, {"fine_tuned_model": model})
+            self._track(model, done.safety)
             self._decided("safety_report", done.safety.gates)
         if section.llm_judge and section.llm_judge.enabled:
             done.judge = evaluation.judge(config, model, progress=self._progress)
             self._report("judge_report", done.judge, {"fine_tuned_model": model})
+            self._track(model, done.judge)
             self._decided("judge_report", done.judge.gates)
         return done
 

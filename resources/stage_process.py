@@ -27,6 +27,7 @@ from forge_pipeline.training.launcher import Launch, alone, build_launch, read_o
 from resources.environment import CHECKOUT
 from resources.home import Home
 from resources.last_word import failure
+from resources.spent import Spent
 from resources.stage_server import StageServer, can_fork
 from resources.store import ArtifactStore
 
@@ -94,12 +95,16 @@ class StageProcess(dg.ConfigurableResource[Any]):
             "log": {"run_id": context.run_id, "line": recipe.name, "stage": stage},
         }
         (work / "spec.json").write_text(json.dumps(spec))
+        spent = Spent()
         try:
-            code = self._spawn(context, stage, work / "spec.json", self._launch(stage, recipe))
-        finally:
-            _pass_on_events(work / "events.jsonl", log_event)
-        outcome = read_outcome(work / "outcome.json")
-        _raise_error(stage, code, outcome)
+            try:
+                code = self._spawn(context, stage, work / "spec.json", self._launch(stage, recipe), spent)
+            finally:
+                _pass_on_events(work / "events.jsonl", log_event)
+            outcome = read_outcome(work / "outcome.json")
+            _raise_error(stage, code, outcome)
+        finally:  # of a stage that is interrupted, too, and of one whose result cannot be stored afterwards
+            spent.write(work, read_outcome(work / "outcome.json").get("usage", {}))
         context.add_output_metadata({f"usage/{name}": value for name, value in outcome["usage"].items()})
         if (facts := work / "environment.json").exists():
             context.add_output_metadata({ENVIRONMENT: json.loads(facts.read_text())})
@@ -115,7 +120,7 @@ class StageProcess(dg.ConfigurableResource[Any]):
             return alone(os.environ, gpus)
         return build_launch(recipe, environ=os.environ, gpus=gpus, command=self.launcher)
 
-    def _spawn(self, context: dg.AssetExecutionContext, stage: str, spec: Path, launch: Launch) -> int:
+    def _spawn(self, context: dg.AssetExecutionContext, stage: str, spec: Path, launch: Launch, spent: Spent) -> int:
         """Start the child, wait for it, and return its exit code; on interruption end all its processes."""
         with (
             dg.open_pipes_session(
@@ -135,7 +140,8 @@ class StageProcess(dg.ConfigurableResource[Any]):
             }
             environment.setdefault("OMP_NUM_THREADS", str(launch.threads(free_cores())))
             if not launch.starts_ranks and can_fork(count_gpus(os.environ)):
-                return follow(_SERVER.start(stage, str(spec), environment))
+                spent.child = _SERVER.start(stage, str(spec), environment)
+                return follow(spent.child)
             return run_child(launch.of_module("resources.stage_worker", str(spec)), environment=environment)
 
 

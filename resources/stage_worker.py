@@ -27,6 +27,8 @@ from forge_pipeline.synthetic import SyntheticDataset
 from forge_pipeline.training.child_process import follow_parent
 from forge_pipeline.training.distributed import first_rank, read_ranks
 from forge_pipeline.training.launcher import write_outcome
+from forge_pipeline.training.usage import usage_until
+from resources.training_run import TRACKED_AS
 
 _WORTH_A_SECOND_PROCESS = 50_000  # rows
 _LOG_EVERY = 2.0  # seconds between log lines in the Dagster UI: one row in the event log each
@@ -141,20 +143,22 @@ def benchmark(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, pro
 
     model, dataset = ModelDirectory.open(inputs["fine_tuned_model"]), RawDataset.open(inputs["dataset"])
     find_seen = dataset_audit.seen_items(config, dataset)
-    return evaluation.benchmark(config, model, dataset, find_seen=find_seen, progress=progress)
+    result = evaluation.benchmark(config, model, dataset, find_seen=find_seen, progress=progress)
+    return _tracked(config, inputs, model, result)
 
 
 def safety(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
     from forge_pipeline import evaluation
 
-    known = inputs.get("scorer_calibration")
-    return evaluation.safety(
+    known, model = inputs.get("scorer_calibration"), ModelDirectory.open(inputs["fine_tuned_model"])
+    result = evaluation.safety(
         config,
-        ModelDirectory.open(inputs["fine_tuned_model"]),
+        model,
         calibration=read_report(Path(known["report"]), evaluation.ScorerCalibration) if known else None,
         fixed_policy=inputs["fixed_policy"],
         progress=progress,
     )
+    return _tracked(config, inputs, model, result)
 
 
 def calibrate(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
@@ -166,7 +170,17 @@ def calibrate(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, pro
 def judge(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> Any:
     from forge_pipeline import evaluation
 
-    return evaluation.judge(config, ModelDirectory.open(inputs["fine_tuned_model"]), progress=progress)
+    model = ModelDirectory.open(inputs["fine_tuned_model"])
+    return _tracked(config, inputs, model, evaluation.judge(config, model, progress=progress))
+
+
+def _tracked(config: ForgeConfig, inputs: dict[str, Any], model: ModelDirectory, result: Any) -> Any:
+    """The result; its numbers are told to the trackers that have the model's loss curve."""
+    from forge_pipeline import models, tracked_evaluation
+
+    if run_id := inputs.get(TRACKED_AS):
+        tracked_evaluation.track_evaluation(config, run_id, model, result, models.forge_home() / "logs" / config.name)
+    return result
 
 
 def gguf(config: ForgeConfig, inputs: dict[str, Any], output_dir: Path, progress: Report) -> DirectoryArtifact:
@@ -221,11 +235,11 @@ def main(spec_file: str) -> int:
         if rank_zero and not isinstance(result, DirectoryArtifact):
             Path(spec["output_dir"]).mkdir()
             write_report(Path(spec["output_dir"], REPORT_FILE), result)
-    except ForgeError as error:
-        outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
     except Exception as error:  # the child's last line of defence: the parent must learn what happened
-        outcome = {"error": {"type": type(error).__name__, "message": str(error)}}
-        _print_traceback()
+        usage = _usage(started, cpu_started) | usage_until(error)
+        outcome = {"error": {"type": type(error).__name__, "message": str(error)}, "usage": usage}
+        if not isinstance(error, ForgeError):
+            _print_traceback()
     write_outcome(Path(spec["outcome_file"]), rank, outcome)
     return 1 if "error" in outcome else 0
 

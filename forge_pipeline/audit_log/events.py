@@ -123,6 +123,13 @@ _ROWS: tuple[EventType, ...] = (
         "An asset check was evaluated.",
     ),
     EventType(
+        "stage.failed",
+        {"asset_key": "string", "error": "string", "stopped": "boolean", "usage": "object"},
+        "every stage",
+        "12(2)(a), 15(4)",
+        "A stage ended without an artefact; names the error's class and what was used until then.",
+    ),
+    EventType(
         "training.started",
         {"trainer_type": "string", "model": "string", "dataset": "string"},
         "fine_tuned_model",
@@ -401,6 +408,20 @@ _ROWS: tuple[EventType, ...] = (
         "retraining sensor",
         "9(2)(c), 72(2)",
         "Recent data was compared with the data that the newest model was trained on.",
+    ),
+    EventType(
+        "benchmark.fell",
+        {
+            "subject": "digest",
+            "reference": "digest",
+            "recent": "digest",
+            "metric": "string",
+            "drop": "number",
+            "max_drop": "number",
+        },
+        "retraining sensor",
+        "15(1), 72(2)",
+        "The newest model did worse in its newest benchmark than in its first, by more than the recipe allows.",
     ),
     EventType(
         "api.requested",

@@ -73,6 +73,19 @@ class DriftSection(Section):
     """Retrain where a limit is passed; false: write the report and the log entry only."""
 
 
+class FallingMetricSection(Section):
+    """How much worse the newest model may do in its benchmark than when it was new."""
+
+    task: str | None = None
+    """Task of `evaluation.benchmark` that is watched, by the name in its report; None: the average over the tasks."""
+    max_drop: float = Field(gt=0.0)
+    """Largest fall, in the metric's own unit: 0.05 is five points of a share. For a perplexity it is the rise."""
+    min_items: int = Field(default=100, ge=1)
+    """With fewer items in either report nothing is said."""
+    retrain: bool = True
+    """Retrain where the limit is passed; false: write the report and the log entry only."""
+
+
 class AutomationSection(Section):
     """What starts this line without a person."""
 
@@ -99,6 +112,9 @@ class AutomationSection(Section):
     """Retrain when the newest model is stale; needs `max_age_days`."""
     drift: DriftSection | None = None
     """Compare recent data with the training data, and retrain where it has moved too far."""
+    falling_metric: FallingMetricSection | None = None
+    """Compare the newest benchmark of the newest model with its first, and retrain where it has fallen too far. Let one
+    of `schedules` measure again; with ``raw_dataset`` among its stages ``held_out`` asks rows of the newest data."""
     refresh_documents: bool = False
     """Make the bundle again, without training, when what it says of the recipe or the code has changed."""
     check_interval_seconds: int = Field(default=60, ge=10)
@@ -140,8 +156,8 @@ class AutomationSection(Section):
     @property
     def retrains(self) -> bool:
         """Whether anything but a schedule starts a run."""
-        asked = (self.on_new_data, self.on_erasure, self.on_code_change, self.on_stale, self.drift is not None)
-        return any(asked)
+        asked = (self.on_new_data, self.on_erasure, self.on_code_change, self.on_stale)
+        return any(asked) or self.drift is not None or self.falling_metric is not None
 
 
 def check_cron(line: str) -> str:

@@ -170,6 +170,8 @@ class ForgeConfig(Section):
                 f"merge.models: merge.enabled ends the training of {self.name} in a merge, of which it is no part; add "
                 f"{{line: {self.name}}}, or set merge.enabled: false and run forge merge"
             )
+        if self.automation.falling_metric and not (self.evaluation.benchmark and self.evaluation.benchmark.enabled):
+            raise ValueError("automation.falling_metric compares benchmarks; set evaluation.benchmark.enabled: true")
         if self.model.load_in_4bit is True and self.lora.effective_method == "none":
             raise ValueError(
                 "lora.method: none trains every weight, which 4-bit weights do not allow; set model.load_in_4bit: false"

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ from forge_pipeline.training.saving import (
 )
 from forge_pipeline.training.task_trainers import own_keywords, prepare_head, rouge_of
 from forge_pipeline.training.trackers import Tracker, tracking, tracking_callback
-from forge_pipeline.training.usage import ResourceUsage, UsageMeter, over_processes
+from forge_pipeline.training.usage import ResourceUsage, UsageMeter, note_usage, over_processes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -203,6 +203,7 @@ def fine_tune(
             resume_from_checkpoint = "auto" if begun else resume_from_checkpoint
         checkpoint = choose_checkpoint(resume_from_checkpoint, work_dir, identity)
         run = _Run(config, method, base, place, ranks, keep=work_dir is not None)
+        stack.push(run.at_the_end)
         run.identity, run.stop_after = identity, stop_after
         run.reward_model, run.reward_base = reward_model, previous.base if previous else None
         run.log_event = log_event if log_event and ranks.is_first else _unheard
@@ -515,6 +516,19 @@ class _Run:
             write_adapter(model, directory, base=self._base.name_or_path, initial=self._initial_adapter)
         # A fresh one: batching leaves padding and truncation settings in the trainer's.
         write_tokenizer(load_tokenizer(self._config), directory)
+
+    def at_the_end(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """An error takes along what was used until it came."""
+        if error is not None:
+            training = self._config.training
+            with suppress(RuntimeError):  # of a device that can no longer be asked; the error is what must be told
+                used = self._meter.stop(
+                    tokens=None,
+                    training_seconds=self._seconds,
+                    cost_per_hour=training.gpu_cost_per_hour,
+                    currency=training.gpu_cost_currency,
+                )
+                note_usage(error, used)
 
     def usage(self, report: TrainingReport) -> ResourceUsage:
         training = self._config.training

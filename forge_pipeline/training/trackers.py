@@ -1,4 +1,4 @@
-"""Loss curves in TensorBoard, MLflow and Weights & Biases, through those projects' own libraries.
+"""Loss curves and evaluations in TensorBoard, MLflow and Weights & Biases, through those projects' own libraries.
 
 transformers has callbacks for them, which send every training argument (with the paths and the
 account name in them), the model's configuration and what each library finds out about the machine.
@@ -11,6 +11,9 @@ projects lie beside ours. Where things go::
     <logs>/tensorboard/<run>/events.out.tfevents...    TensorBoard
     MLFLOW_TRACKING_URI, else <logs>/mlflow.db         MLflow; the experiment is the line
     the server of WANDB_API_KEY, else <logs>/wandb     W&B; the project is the line
+
+What is measured later lies in the same run; in W&B offline, where a run cannot be opened again, in a run
+``<run>-<evaluation>`` beside it, in the group of that name.
 
 `<logs>` is `training.logging_dir`, else a folder that the runs of a line share: ``<forge home>/logs/<line>`` for
 Dagster's, ``<training.output_dir>/logs`` for the library's.
@@ -57,12 +60,14 @@ class TrackedRun:
         run_id: Of the Dagster run or of the library's; a resumed run goes on under the same.
         config_digest: Of the recipe.
         name: For a person; `training.run_name`, else the run id.
+        evaluation: What is measured of the model that this run trained; None for the training itself.
     """
 
     line: str
     run_id: str
     config_digest: str
     name: str
+    evaluation: str | None = None
 
 
 class Tracker(Protocol):
@@ -101,8 +106,8 @@ def check_trackers(config: ForgeConfig) -> None:
             _wandb_mode(config)
 
 
-def tracked_run(config: ForgeConfig, run_id: str) -> TrackedRun:
-    return TrackedRun(config.name, run_id, config_digest(config), config.training.run_name or run_id)
+def tracked_run(config: ForgeConfig, run_id: str, evaluation: str | None = None) -> TrackedRun:
+    return TrackedRun(config.name, run_id, config_digest(config), config.training.run_name or run_id, evaluation)
 
 
 @contextmanager
@@ -115,15 +120,48 @@ def tracking(config: ForgeConfig, run_id: str, logs: Path, *, first: bool = True
     Raises:
         TrainingError: As `open_trackers`.
     """
-    if config.training.logging_dir:
-        logs = Path(config.training.logging_dir).expanduser()
-    trackers = open_trackers(config, tracked_run(config, run_id), logs) if first else []
+    trackers = open_trackers(config, tracked_run(config, run_id), _logs(config, logs)) if first else []
     try:
         yield trackers
     except BaseException:  # an interrupt as well: the curve of a run that ended early says so
         close_all(trackers, failed=True)
         raise
     close_all(trackers, failed=False)
+
+
+def log_evaluation(
+    config: ForgeConfig, run_id: str, logs: Path, evaluation: str, step: int, numbers: Mapping[str, float]
+) -> tuple[str, ...]:
+    """Add what was measured of a model to the run that trained it, in each of the recipe's trackers.
+
+    A tracker that cannot be opened or fails is named in the log and left out: the measurement is in its report.
+
+    Args:
+        logs: As in `tracking`.
+        evaluation: ``benchmark``, ``safety`` or ``judge``.
+        step: The last optimizer update of the training.
+        numbers: By name; what is not finite is left out.
+
+    Returns:
+        Where they lie.
+    """
+    run, places = tracked_run(config, run_id, evaluation), []
+    finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    for name in config.training.trackers:
+        tracker = None
+        try:
+            tracker = _OPEN[name](config, run, _logs(config, logs))
+            tracker.log(step, finite)
+            places.append(tracker.place)
+        except Exception as error:  # see open_trackers
+            _log.warning("%s was not told of the %s: %s: %s", name, evaluation, type(error).__name__, error)
+        if tracker is not None:
+            close_all([tracker], failed=False)
+    return tuple(places)
+
+
+def _logs(config: ForgeConfig, logs: Path) -> Path:
+    return Path(config.training.logging_dir).expanduser() if config.training.logging_dir else logs
 
 
 def open_trackers(config: ForgeConfig, run: TrackedRun, logs: Path) -> list[Tracker]:
@@ -216,7 +254,7 @@ class _TensorBoard:
         self._open = SummaryWriter
         self.place = str(logs / "tensorboard" / re.sub(r"[^\w.-]", "_", run.name))
         self._writer = SummaryWriter(log_dir=self.place)
-        for name, value in _facts(run).items():
+        for name, value in _facts(run).items() if run.evaluation is None else ():
             self._writer.add_text(name, value)
 
     def resumed(self, step: int) -> None:
@@ -304,7 +342,9 @@ class _Wandb:
         )
         self._run = wandb.init(
             project=re.sub(r"[/\\#?%:]", "-", run.line)[:128],
-            id=re.sub(r"[/\\#?%:]", "-", run.run_id)[:64],
+            id=_wandb_id(run.run_id, None if mode == "online" else run.evaluation),
+            group=_wandb_id(run.run_id),
+            job_type="training" if run.evaluation is None or mode == "online" else run.evaluation,
             name=run.name,
             config=_facts(run),
             dir=str(logs),  # it makes a folder "wandb" there
@@ -342,6 +382,12 @@ def _mlflow_address(config: ForgeConfig, logs: Path) -> str:
             "run is offline; unset the variable to keep the curve in training.logging_dir"
         )
     return address
+
+
+def _wandb_id(run_id: str, evaluation: str | None = None) -> str:
+    """At most 64 characters, without those that W&B refuses. Its end is kept, because there it says which part."""
+    end = f"-{evaluation}" if evaluation else ""
+    return re.sub(r"[/\\#?%:]", "-", run_id)[: 64 - len(end)] + end
 
 
 def _wandb_mode(config: ForgeConfig) -> str:

@@ -92,6 +92,17 @@ class UsageMeter:
         return peak
 
 
+def note_usage(error: BaseException, usage: ResourceUsage) -> None:
+    """Keep with an error what was used until it came."""
+    vars(error)["resource_usage"] = usage
+
+
+def usage_until(error: BaseException) -> dict[str, float | str]:
+    """What `note_usage` kept, without what was not measured; empty where nothing was."""
+    kept = vars(error).get("resource_usage")
+    return {} if kept is None else {name: value for name, value in vars(kept).items() if value is not None}
+
+
 def over_processes(usages: Sequence[ResourceUsage]) -> ResourceUsage:
     """One figure for the processes of one run, each with a device of its own, the first process first.
 

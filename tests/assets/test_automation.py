@@ -22,7 +22,8 @@ from forge_pipeline.config.automation import StageName, check_cron
 from forge_pipeline.data import ingest
 from forge_pipeline.erasure.register import ErasedData, add_to_register
 from forge_pipeline.errors import ConfigError
-from forge_pipeline.integrity import Digest
+from forge_pipeline.evaluation import BenchmarkResult, PairedComparison
+from forge_pipeline.integrity import REPORT_FILE, Digest, write_report
 from forge_pipeline.models.directory import BaseModelRecord, ModelRecord, write_record
 from resources.home import Home
 
@@ -53,6 +54,7 @@ class World:
             lora={},
             training={"trainer_type": "sft"},
             data={"dataset_name_or_path": str(self.data), "license": "CC0-1.0"},
+            evaluation={"benchmark": {"enabled": True, "tasks": ["held_out"]}},
             automation=asked,
         )
 
@@ -108,6 +110,23 @@ class World:
             )
             self.instance.report_runless_asset_event(event)
         return dataset, model
+
+    def measure(self, model: Digest, score: float, *, items: int = 200, metric: str = "acc") -> Digest:
+        """What a benchmark of `model` leaves behind."""
+        pair = PairedComparison(
+            "held_out", metric, items, 0.1, score, score - 0.1, None, higher_is_better=metric == "acc"
+        )
+        report = BenchmarkResult(
+            scores={"held_out": score}, average_score=score, passed=True, failure_reason=None, raw_results={},
+            comparisons=(pair,), subject=model, items=items,
+        )  # fmt: skip
+        folder = self.home.root / "work" / "report"
+        folder.mkdir(parents=True)
+        write_report(folder / REPORT_FILE, report)
+        digest = self.resources["deployment"].store.publish(folder)
+        event = dg.AssetMaterialization(KEY(["one", "benchmark_report"]), metadata={"forge/digest": str(digest)})
+        self.instance.report_runless_asset_event(event)
+        return digest
 
 
 def _job() -> dg.JobDefinition:
@@ -279,6 +298,54 @@ def test_a_stale_model_asks_once_and_its_successor_again_when_its_time_comes(wor
     time.sleep(1.1)  # a model of its own second
     world.train()
     assert world.asked(**stale) == "stale"
+
+
+def test_a_metric_that_falls_too_far_asks_once_for_each_model(world):
+    watched = {"on_new_data": False, "falling_metric": {"task": "held_out", "max_drop": 0.1}}
+    assert world.asked(**watched) is None  # there is no model
+    _, model = world.train()
+    first = world.measure(model, 0.80)
+    assert world.asked(**watched) is None
+    world.measure(model, 0.71)
+    assert world.asked(**watched) is None  # by nine points of ten
+    fallen = world.measure(model, 0.69)
+    world.measure(Digest.of(b"another model"), 0.1)
+    quiet = {**watched, "falling_metric": {**watched["falling_metric"], "retrain": False}}
+    assert world.asked(**quiet) is None
+    assert world.asked(**watched) == "metric"
+    world.end("success")
+    world.measure(model, 0.60)
+    assert world.asked(**watched) is None  # acted on, whatever came of it
+    _, better = world.train()
+    assert world.asked(**watched) is None  # not measured yet
+    world.measure(better, 0.7)
+    assert world.asked(**watched) is None  # the model before it is no yardstick
+    world.measure(better, 0.5)
+    assert world.asked(**watched) == "metric"
+
+    noted = [
+        entry for entry in read_entries(world.resources["audit_log"].path("one")) if entry.event == "benchmark.fell"
+    ]
+    assert (noted[0].data["reference"], noted[0].data["recent"]) == (first, fallen)
+    assert len(noted) == len(list((world.home.root / "drift" / "one").glob("benchmark-*.json"))) == 3
+
+
+FALLS = {
+    "the average over tasks": ({"max_drop": 0.1}, {}, {}, "metric"),
+    "a perplexity that rose": ({"task": "held_out", "max_drop": 2.0}, {"metric": "ppl"}, {"metric": "ppl"}, "metric"),
+    "too few items": ({"max_drop": 0.1}, {}, {"items": 99}, None),
+    "another metric": ({"task": "held_out", "max_drop": 0.1}, {"metric": "ppl"}, {}, None),
+    "a task that is not measured": ({"task": "mmlu", "max_drop": 0.1}, {}, {}, None),
+}
+
+
+@pytest.mark.parametrize(("section", "before", "now", "trigger"), FALLS.values(), ids=FALLS)
+def test_only_what_can_be_compared_is(world, section, before, now, trigger):
+    _, model = world.train()
+    rises = "ppl" in (before.get("metric"), now.get("metric"))
+    world.measure(model, 10.0 if rises else 0.8, **before)
+    world.measure(model, 13.0 if rises else 0.5, **now)
+    assert world.asked(on_new_data=False, falling_metric=section) == trigger
 
 
 def test_drifted_data_is_reported_and_asks_once(world):
@@ -498,6 +565,8 @@ REFUSED = {
     "a time zone that is none": ({"timezone": "Berlin"}, "no time zone"),
     "a stage that is none": ({"schedules": [{"name": "a", "cron": "@daily", "stages": ["x"]}]}, "stages"),
     "two of one name": ({"schedules": [{"name": "a", "cron": "@daily"}] * 2}, "there twice"),
+    "a fall of nothing": ({"falling_metric": {"max_drop": 0.0}}, "greater than 0"),
+    "a falling metric without a benchmark": ({"falling_metric": {"max_drop": 0.1}}, "evaluation.benchmark.enabled"),
     "stale, but when": ({"on_stale": True}, "set max_age_days"),
     "a warning after the end": ({"max_age_days": 1, "warn_age_days": 2}, "below max_age_days"),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from forge_pipeline.audit_log import AuditLogger
 from forge_pipeline.integrity import Digest, canonical_json
 
 
@@ -98,3 +99,26 @@ def test_bad_input_is_told(forge: Callable[..., Any], records: Path, arguments: 
     done = forge("usage", *arguments)
     assert done.code in (1, 2)
     assert words in done.err
+
+
+def test_what_failed_stages_used_is_in_the_sums_and_said(forge: Callable[..., Any], records: Path) -> None:
+    folder = records.parents[2] / "audit_log" / "support"
+    folder.mkdir(parents=True)
+    facts = {"asset_key": "support/fine_tuned_model", "error": "TrainingError", "stopped": False}
+    log = AuditLogger(str(folder), run_id="r3")
+    log.log_event("stage.failed", **facts, usage={"duration_seconds": 6.0, "cpu_seconds": 9.0, "energy_kwh": 0.75})
+    log.log_event("stage.failed", **facts, usage={})
+    found = json.loads(forge("usage", "support", "--json").out)
+    assert (found["runs"], found["total"]["failures"], found["total"]["artifacts"]) == (3, 2, 4)
+    [tuned] = [each for each in found["stages"] if each["stage"] == "fine_tuned_model"]
+    assert tuned["figures"]["energy_kwh"] == {"value": 1.0, "known": 2}
+    assert tuned["of_failures"]["duration_seconds"] == {"value": 6.0, "known": 1}
+    text = forge("usage", "support").out
+    assert "4 artefacts, failed or stopped stages: 2" in text
+    assert "of this, 2 failed or stopped: wall clock 6 s (known of 1 of 2)" in text
+
+    file = folder / "audit_log.jsonl"
+    file.write_text(file.read_text().replace("9.0", "1.0").replace(":9,", ":1,").replace(":9}", ":1}"))
+    done = forge("usage", "support")
+    assert done.code == 6
+    assert "does not verify" in done.err

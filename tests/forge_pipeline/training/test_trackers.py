@@ -19,7 +19,7 @@ from forge_pipeline.errors import ConfigError, OptionalDependencyError, Training
 from forge_pipeline.integrity import Digest
 from forge_pipeline.training import FineTune, fine_tune, trackers
 from forge_pipeline.training.arguments import check_training
-from forge_pipeline.training.trackers import check_trackers, tracked_numbers, tracked_run, tracking
+from forge_pipeline.training.trackers import check_trackers, log_evaluation, tracked_numbers, tracked_run, tracking
 
 RAW = Digest.of(b"raw")
 EVERYWHERE = ["tensorboard", "mlflow", "wandb"]
@@ -138,6 +138,32 @@ def sent_files_that_say(logs: Path, words: set[str]) -> list[tuple[str, str]]:
     sent += list(logs.rglob("*tfevents*"))
     assert {path.suffix for path in sent} >= {".wandb", ".db"}
     return [(path.name, word) for path in sent for word in words if word.encode() in path.read_bytes()]
+
+
+def test_what_is_measured_later_lies_in_the_run_that_has_the_curve(recipe: Callable, tmp_path: Path) -> None:
+    config = recipe(training={"report_to": ["mlflow", "wandb"], "run_name": "a try"})
+    only_mlflow = recipe(training={"report_to": "mlflow", "run_name": "a try"})
+    with tracking(only_mlflow, "run-7", tmp_path) as [tracker]:
+        tracker.log(4, {"train/loss": 2.5})
+    numbers = {"benchmark/held_out": 0.25, "benchmark/odd": math.nan, "gate/benchmark": 1.0}
+    places = log_evaluation(config, "run-7", tmp_path, "benchmark", 4, numbers)
+    assert places[0] == tracker.place
+    curves, _ = from_mlflow(tmp_path)
+    expected = {"benchmark/held_out": [(4, 0.25)], "gate/benchmark": [(4, 1.0)]}
+    assert curves == {"train/loss": [(4, 2.5)]} | expected
+    curves, facts = from_wandb(tmp_path)
+    assert expected.items() <= curves.items()
+    assert "benchmark/odd" not in curves
+    assert facts["forge.run_id"] == "run-7"
+    [folder] = (tmp_path / "wandb").glob("offline-run-*")
+    assert folder.name.endswith("-run-7-benchmark")  # a run of its own: a second one of that id would replace the first
+
+
+def test_an_evaluation_is_not_lost_to_a_tracker_that_is_away(recipe: Callable, tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "logs").write_text("a file where a directory should be")
+    config = recipe(training={"report_to": "mlflow"})
+    assert log_evaluation(config, "run-7", tmp_path / "logs", "safety", 4, {"safety/n": 1.0}) == ()
+    assert "mlflow was not told of the safety" in caplog.text
 
 
 def test_a_run_that_ends_early_is_marked_so(recipe: Callable, tmp_path: Path) -> None:

@@ -4,12 +4,24 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from forge_pipeline.training import ResourceUsage
-from forge_pipeline.training.usage import UsageMeter, _Counter, _energy_since, memory_in_use, over_processes
+from forge_pipeline.integrity import Digest
+from forge_pipeline.progress import Progress
+from forge_pipeline.training import ResourceUsage, fine_tune
+from forge_pipeline.training.usage import (
+    UsageMeter,
+    _Counter,
+    _energy_since,
+    memory_in_use,
+    note_usage,
+    over_processes,
+    usage_until,
+)
 
 GPU = ResourceUsage(
     duration_seconds=10.0, peak_memory_bytes=5, tokens_per_second=7.0, cpu_seconds=3.0, gpu_seconds=10.0,
@@ -20,6 +32,27 @@ CPU = replace(GPU, gpu_seconds=None, energy_of="CPU packages")
 
 def stop(meter: UsageMeter) -> ResourceUsage:
     return meter.stop(tokens=None, training_seconds=1.0, cost_per_hour=None, currency="EUR")
+
+
+def test_an_error_takes_along_what_was_measured_until_it_came() -> None:
+    error = ValueError("out of memory")
+    assert usage_until(error) == {}
+    note_usage(error, replace(CPU, tokens_per_second=None))
+    assert usage_until(error)["energy_kwh"] == 0.5
+    assert not {"tokens_per_second", "gpu_seconds"} & usage_until(error).keys()
+
+
+def test_a_fine_tune_that_fails_says_what_it_used(recipe: Callable, tokenized: Callable, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough") as caught:
+        fine_tune(recipe(), tokenized(), Digest.of(b"raw"), tmp_path / "model", progress=stop)
+    used = usage_until(caught.value)
+    assert used["cpu_seconds"] > 0
+    assert used["duration_seconds"] > 0
+    assert used["device_name"]
 
 
 def test_what_nobody_knows_is_none() -> None:
