@@ -38,6 +38,9 @@ _WARM_UP_ROWS = 3_000
 _PEER_SAMPLE = 5_000  # planted texts, and clean rows, that the peer's detectors are asked about one by one
 _LANGUAGE_SAMPLE = 1_000  # rows that the peer's language detector is asked about: it takes milliseconds for each
 
+# Without byte code on disk each run would compile our sources anew, and find the peer's, which pip compiled.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -145,7 +148,7 @@ class Bench:
             subprocess.run(
                 [sys.executable, "-S", "-E", str(HERE / "launcher.py"), str(result), *command, method, str(workers)],
                 check=True, stdout=subprocess.DEVNULL, stderr=stderr,
-                env={**os.environ, **(environment or {})}, cwd=HERE.parent,
+                env={**_ENVIRONMENT, **(environment or {})}, cwd=HERE.parent,
             )  # fmt: skip
         measured = json.loads(result.read_text())
         run = Run(who=who, rows=rows, method=method, workers=workers, **measured)

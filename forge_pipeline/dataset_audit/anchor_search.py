@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from forge_pipeline.dataset_audit import pii, secret_scan
 from forge_pipeline.dataset_audit.anchors import Gate
+from forge_pipeline.dataset_audit.groups import distinct
 from forge_pipeline.dataset_audit.machine_code import loops
 
 Places: TypeAlias = npt.NDArray[np.int64]
@@ -62,4 +63,4 @@ def _compiled_anchors(data: npt.NDArray[np.uint8], find: Find) -> Places | None:
     if count > len(places):
         places = np.empty(count, dtype=np.int64)
         find(data, tables, seen, hits, places)
-    return None if count < 0 else np.unique(places[:count])
+    return None if count < 0 else distinct(places[:count])

@@ -9,6 +9,7 @@ are no phone number).
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -115,35 +116,39 @@ def _findings(texts: "pa.StringArray | pa.LargeStringArray", compiled: bool) -> 
     found = anchor_loop() if compiled else None
     places = anchors_of(data, found)
     content = memoryview(buffer)
-    for index, anchors in _by_text(places, starts):
-        text = str(content[starts[index] : starts[index + 1] - 1], "utf-8")
+    for index, start, end, anchors in _by_text(places, starts):
+        text = str(content[start : end - 1], "utf-8")
         findings = _findings_at(text, anchors)
         if findings:
             yield index, (text, findings)
 
 
-def _by_text(places: Places, starts: Places) -> Iterator[tuple[int, list[int]]]:
-    """The index of each text that has anchors, and their offsets in its bytes, ascending."""
+def _by_text(places: Places, starts: Places) -> Iterator[tuple[int, int, int, list[int]]]:
+    """Each text that has anchors: its index, its bounds, and their offsets in its bytes, ascending."""
     owners = np.searchsorted(starts, places, side="right") - 1
     is_end = places == starts[owners + 1] - 1  # what stands before the number is the end of the line above
     owners += is_end
     offsets = np.maximum(places - starts[owners], 0)
-    firsts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
-    values = offsets.tolist()
-    for first, last in zip(firsts, [*firsts[1:], len(values)], strict=False):
-        yield int(owners[first]), values[first:last]
+    firsts = np.flatnonzero(np.diff(owners, prepend=-1))
+    texts, values, bounds = owners[firsts], offsets.tolist(), [*firsts.tolist(), len(offsets)]
+    columns = (texts, starts[texts], starts[texts + 1])
+    for index, start, end, (first, last) in zip(
+        *(column.tolist() for column in columns), pairwise(bounds), strict=True
+    ):
+        yield index, start, end, values[first:last]
 
 
 def _findings_at(text: str, anchors: Sequence[int]) -> list[Finding]:
     """The findings of a text that has these anchors, in bytes."""
     secrets: list[Finding] = []
+    known: secret_scan.Known = {}
     personal: list[Finding] = []
     is_ascii = text.isascii()
     readable = text if is_ascii else pii.folded(text)
     following = 0
     for at in anchors if is_ascii else _characters(text, anchors):
         if at >= following:
-            secret_scan.secrets_at(text, at, secrets)
+            secret_scan.secrets_at(text, at, secrets, known)
             following = pii.personal_at(readable, at, personal)
     if not is_ascii and pii.needs_folding(text):  # its anchors are not those of the text as it is
         personal = pii.find_pii(text)

@@ -17,7 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor as Pool
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -54,6 +54,10 @@ class Executor(Protocol):
         """The results in the order of `items`. The first error is raised; work that has not begun is dropped."""
         ...
 
+    def done(self) -> None:
+        """Say that no more work will come but for `beside`: processes end while this one goes on."""
+        ...
+
 
 class Here:
     """One item after another, in this thread."""
@@ -66,6 +70,9 @@ class Here:
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return map(function, items)
+
+    def done(self) -> None:
+        pass
 
 
 def _in_order(pool: Pool, workers: int, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
@@ -100,6 +107,9 @@ class Threads:
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return _in_order(self.pool, self.workers, function, items)
 
+    def done(self) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -107,6 +117,7 @@ class Processes:
 
     pool: Pool
     threads: Threads
+    ending: list[Future[None]] = field(default_factory=list, init=False)
     in_memory: bool = field(default=False, init=False)
 
     @property
@@ -119,6 +130,9 @@ class Processes:
             warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
             self.pool.submit(os.getpid)  # the first work forks all of them
         return _in_order(self.pool, self.threads.workers, function, items)
+
+    def done(self) -> None:
+        self.ending.append(self.threads.pool.submit(self.pool.shutdown))  # which waits for them, beside this thread
 
 
 def may_fork() -> bool:
@@ -156,6 +170,9 @@ class RayTasks:
             for reference in waiting:
                 self.ray.cancel(reference)
 
+    def done(self) -> None:
+        pass
+
 
 def _call(function: Callable[[T], R], item: T) -> R:
     """Ray takes plain functions only, no partial ones or methods."""
@@ -190,7 +207,11 @@ def open_executor(engine: Engine = "local", workers: int = 1, *, fork: bool = Fa
                 from concurrent.futures import ProcessPoolExecutor
 
                 with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as processes:
-                    yield Processes(processes, threads)
+                    executor = Processes(processes, threads)
+                    try:
+                        yield executor
+                    finally:
+                        wait(executor.ending)
             else:
                 yield threads
 

@@ -3,11 +3,14 @@
 Both depend on the values alone: not on the machine's sorting instructions, nor on the order of the pairs.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 KeyArray = npt.NDArray[np.uint64]
+_Number = TypeVar("_Number", np.int64, np.uint64)
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -15,6 +18,16 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 def mixed(keys: KeyArray) -> KeyArray:
     """Keys whose upper bits depend on all of theirs; equal only where they are equal."""
     return keys * _MIX
+
+
+def distinct(*numbers: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+    """The numbers of all arrays, each once, ascending: `np.unique`, which imports `numpy.ma` for 20 milliseconds."""
+    ordered = np.concatenate(numbers)
+    ordered.sort()
+    new = np.empty(len(ordered), dtype=bool)
+    new[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
 
 
 def equal_groups(keys: KeyArray) -> tuple[IntArray, IntArray]:

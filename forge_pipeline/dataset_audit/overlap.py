@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from forge_pipeline.dataset_audit.groups import components, equal_groups
+from forge_pipeline.dataset_audit.groups import components, distinct, equal_groups
 from forge_pipeline.dataset_audit.near_duplicates import BoolArray, FloatArray, Pairs, SignedRows
 from forge_pipeline.dataset_audit.tokens import IntArray, ranges
 
@@ -249,15 +249,15 @@ class Repeats:
         """Rows of units of at least two rows, ascending, and their units."""
         filled = np.flatnonzero(self.unit >= 0)
         other = filled[self.unit[filled] != filled]
-        rows = np.union1d(other, self.unit[other])
+        rows = distinct(other, self.unit[other])
         return rows, self.unit[rows]
 
     @cached_property
     def _connected(self) -> tuple[IntArray, IntArray]:
         """Rows whose unit has two rows or is in a pair, ascending; and those units, ascending."""
-        paired = np.union1d(self.pairs.left, self.pairs.right)
+        paired = distinct(self.pairs.left, self.pairs.right)
         rows, units = self._repeated
-        return np.union1d(rows, paired), np.union1d(units, paired)
+        return distinct(rows, paired), distinct(units, paired)
 
     @cached_property
     def _entries(self) -> Entries:
@@ -272,7 +272,7 @@ class Repeats:
         for here, there in ((self.pairs.left, self.pairs.right), (self.pairs.right, self.pairs.left)):
             index, place = entries.of_units(there)
             keys.append(here[index] * entries.splits + entries.split[place])
-        reached = np.unique(np.concatenate(keys))
+        reached = distinct(*keys)
         return reached // max(entries.splits, 1), reached % max(entries.splits, 1)
 
     @cached_property

@@ -23,6 +23,7 @@ _DATE = re.compile(
     r"|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2})(?![0-9])"
 )
 _SEPARATORS = re.compile(r"[^0-9]+")
+_LEADING_ZERO = re.compile(r"(?<![0-9])0").search
 _LAST_GROUP = re.compile(r"[ ().\-/]+[0-9]+$")
 _FICTION = re.compile(r"\+1555[0-9]{7}|\+1[2-9][0-9]{2}55501[0-9]{2}|\+447700900[0-9]{3}|\+44[0-9]{2,3}4960[0-9]{3}")
 _ZIP_CODE = re.compile(r"0[0-9]{4}-[0-9]{4}")  # of the north-east of the United States
@@ -43,7 +44,8 @@ class Form:
 
     Attributes:
         regions: Countries (ISO 3166-1) that write it so; none: international.
-        needs: Of what must stand in the run of digits, or just before it: ``+`` (or 00), ``(``, a space, a zero.
+        needs: Of what must stand in the run of digits, or just before it: ``+`` (or 00), ``(``, a space, a zero that
+            begins a group.
         digits: The least number of digits in the run.
         grouped: Only runs with separators.
         alone: No further group of digits may stand beside it, since a list of numbers looks like it.
@@ -123,7 +125,7 @@ def phone_numbers_in(text: str, start: int, end: int, digits: int, *, announced:
     """
     first, last = max(0, start - 3), min(len(text), end + 3)
     window = text[first:end]
-    has = ("(" if "(" in window else "") + (" " if " " in window else "") + ("0" if "0" in window else "")
+    has = ("(" if "(" in window else "") + (" " if " " in window else "") + ("0" if _LEADING_ZERO(window) else "")
     has += "+" if "+" in window or "00" in window else ""
     spans: list[Span] = []
     words: list[str] | None = None

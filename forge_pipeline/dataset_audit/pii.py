@@ -23,6 +23,7 @@ from typing import Literal, overload
 from forge_pipeline.dataset_audit import checksums
 from forge_pipeline.dataset_audit.anchors import Gate
 from forge_pipeline.dataset_audit.finding import Finding, Severity, counts, masked, without_overlaps
+from forge_pipeline.dataset_audit.iban_structures import has_structure
 from forge_pipeline.dataset_audit.labels import ORDERS, is_labeled, words_before
 from forge_pipeline.dataset_audit.phone_numbers import ACCOUNT_BEFORE, PHONE_WORDS, phone_numbers_in
 
@@ -504,20 +505,9 @@ def _iban(match: re.Match[str]) -> Span | None:
         if len(taken) == length:
             break
     after = match.string[end : end + 1]
-    if (after.isascii() and after.isalnum()) or not checksums.iban(taken) or not _is_account(taken):
+    if (after.isascii() and after.isalnum()) or not checksums.iban(taken) or not has_structure(taken):
         return None
     return match.start(), end
-
-
-def _is_account(number: str) -> bool:
-    """Whether the account has the country's structure (SWIFT's registry, by way of schwifty)."""
-    import schwifty
-
-    try:
-        schwifty.IBAN(number)
-    except schwifty.exceptions.SchwiftyException:
-        return False
-    return True
 
 
 _NINO = re.compile(r"(?<![\w-])[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D](?![\w-])")
@@ -539,25 +529,31 @@ _CORSICAN = re.compile(rf"{_S}[1-478] ?[0-9]{{2}} ?[0-9]{{2}} ?2[AB] ?[0-9]{{3}}
 
 def _identifier_at(text: str, at: int, found: list[Finding]) -> int:
     """An identifier that begins with a letter at `at`; returns the index to go on from."""
-    if (match := _IBAN.match(text, at)) and (span := _iban(match)):
+    # Asking for their first characters is quicker than letting patterns fail.
+    char, following = text[at], text[at + 1 : at + 2]
+    if text[at + 2 : at + 4].isdecimal() and (match := _IBAN.match(text, at)) and (span := _iban(match)):
         found.append(Finding("iban", span, "critical"))
         return span[1]
-    if (match := _NINO.match(text, at)) and match[0][:2] not in _NO_NINO and not _is_order(match):
+    may_be_nino = following in _CAPITALS
+    if may_be_nino and (match := _NINO.match(text, at)) and match[0][:2] not in _NO_NINO and not _is_order(match):
         found.append(Finding("uk_nino", match.span(), "high"))
-    if match := _DE_ID.match(text, at):
+    may_be_de = char in _DE_ID_FIRST
+    if may_be_de and (match := _DE_ID.match(text, at)):
         looks_drawn = sum(map(str.isdigit, match["number"])) >= 4
         if looks_drawn and checksums.de_id(match["number"]) and not _is_order(match):
             found.append(Finding("de_id", match.span("number"), "high"))
-    elif (match := _DE_DOCUMENT.match(text, at)) and _DE_ID_WORD.search(_before(match)):
+    elif may_be_de and (match := _DE_DOCUMENT.match(text, at)) and _DE_ID_WORD.search(_before(match)):
         if any(map(str.isdigit, match[0])):
             found.append(Finding("de_id", match.span(), "high"))
-    elif (match := _PASSPORT.match(text, at)) and any(map(str.isdigit, match["number"])):
+    elif char in "PpRr" and (match := _PASSPORT.match(text, at)) and any(map(str.isdigit, match["number"])):
         found.append(Finding("passport", match.span("number"), "high"))
-    elif (match := _COLONS.match(text, at)) and (span := _ipv6(match)):
+    elif char in "Ff" and (match := _COLONS.match(text, at)) and (span := _ipv6(match)):
         found.append(Finding("ipv6", span, "low"))
     return at + 1
 
 
+_CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_DE_ID_FIRST = frozenset("CFGHJKLMNPRTVWXYZ")
 _NO_NINO = ("BG", "GB", "NK", "KN", "TN", "NT", "ZZ")
 
 

@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 
 from forge_pipeline.data.columns import Row, json_columns
 from forge_pipeline.data.compression import opened, without_compression
-from forge_pipeline.data.reading import ReadRow, is_data_file, known_suffixes, read_rows
 from forge_pipeline.data.splits import SPLITS, as_split
 from forge_pipeline.dataset_audit.delimited import delimited_ranges, delimited_table
 from forge_pipeline.dataset_audit.json_lines import ParseLines, Shape, read_lines
@@ -114,16 +113,14 @@ def find_splits(source: Path) -> dict[str, tuple[Path, ...]]:
     if not source.exists():
         raise FileNotFoundError(f"source: there is no file or directory {str(source)!r}")
     if source.is_file():
-        if not is_data_file(source):
-            raise DataError(
-                f"source: cannot read {source.name!r}; expected {', '.join(known_suffixes())}, or compressed text"
-            )
+        if not _is_data_file(source):
+            raise DataError(f"source: cannot read {source.name!r}; expected {_known_suffixes()}, or compressed text")
         return {as_split(source.name) or "train": (source,)}
     files = sorted(path for path in _files_below(source) if _is_candidate(path.relative_to(source)) and path.is_file())
     rows_only = [path for path in files if path.suffix not in _MAYBE_METADATA]
     files = rows_only or files
     if not files:
-        raise FileNotFoundError(f"source: {str(source)!r} holds no data files; expected {', '.join(known_suffixes())}")
+        raise FileNotFoundError(f"source: {str(source)!r} holds no data files; expected {_known_suffixes()}")
     splits: dict[str, list[Path]] = {}
     for path in files:
         splits.setdefault(_split_of(path.relative_to(source)), []).append(path)
@@ -157,7 +154,22 @@ def _named_by_datasets(state: Path) -> set[str] | None:
 
 def _is_candidate(relative: Path) -> bool:
     hidden = any(part.startswith(".") for part in relative.parts)
-    return is_data_file(relative) and not hidden and relative.name not in _NOT_ROWS
+    return _is_data_file(relative) and not hidden and relative.name not in _NOT_ROWS
+
+
+def _is_data_file(path: Path) -> bool:
+    """As `data.reading.is_data_file`, whose import costs more than 10 ms: not asked about what is read here."""
+    if path.suffix in (*_JSONL, *_DELIMITED, ".parquet", *_ARROW):
+        return True
+    from forge_pipeline.data.reading import is_data_file
+
+    return is_data_file(path)
+
+
+def _known_suffixes() -> str:
+    from forge_pipeline.data.reading import known_suffixes
+
+    return ", ".join(known_suffixes())
 
 
 def _split_of(relative: Path) -> str:
@@ -376,6 +388,8 @@ def _delimited_block(shard: Shard) -> Block:
 
 
 def _row_blocks(path: Path) -> Iterator[Block]:
+    from forge_pipeline.data.reading import ReadRow, read_rows
+
     reader = read_rows(path)
     while items := list(islice(reader, BLOCK_ROWS)):
         rows = tuple(item.values for item in items if isinstance(item, ReadRow))

@@ -145,6 +145,8 @@ def scan_dataset(
             own.add(scan, _signatures(scan))
         rows += scan.row_count
         progress(Progress("dataset_audit", done + 1, len(shards), f"{rows} rows scanned"))
+    if executor.beside is not None:
+        executor.done()
     signatures = SignatureFiles(tuple(paths)) if paths else held
     repeats = _repeats(totals, signatures, options, executor, side) if pairs else _without_pairs(totals, signatures)
     return ScannedDataset(digests, totals, repeats)

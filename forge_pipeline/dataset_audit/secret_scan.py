@@ -20,8 +20,8 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Literal, overload
+from functools import cache
+from typing import Literal, TypeAlias, overload
 
 from forge_pipeline.dataset_audit.anchors import Gate
 from forge_pipeline.dataset_audit.finding import Finding, counts, masked, without_overlaps
@@ -188,6 +188,10 @@ _PREFIXED = (*_OWN_PREFIXED, *load_secret_rules().prefixed, *_LAST_PREFIXED)
 _HEAD = 2  # letters by which rules are looked up
 
 
+Known: TypeAlias = dict[int, Finding | None]
+"""The key, or None, at the places of one text that were looked at."""
+
+
 @cache
 def _by_head() -> dict[str, list[PrefixedRule]]:
     table: dict[str, list[PrefixedRule]] = {}
@@ -196,13 +200,24 @@ def _by_head() -> dict[str, list[PrefixedRule]]:
     return table
 
 
-def _prefixed_at(text: str, at: int, found: list[Finding]) -> None:
-    for rule in _by_head().get(text[at : at + _HEAD], ()):
+def _prefixed_at(text: str, at: int, known: Known) -> Finding | None:
+    """The key that begins at `at`; asked for twice where its name stands before it."""
+    rules = _by_head().get(text[at : at + _HEAD])
+    if rules is None:
+        return None
+    if at in known:
+        return known[at]
+    finding = known[at] = _key_of(rules, text, at)
+    return finding
+
+
+def _key_of(rules: list[PrefixedRule], text: str, at: int) -> Finding | None:
+    for rule in rules:
         if text.startswith(rule.literal, at):
             match = rule.token.match(text, at)
             if match and _is_key(rule, match[0], text[max(0, at - 1) : at]):
-                found.append(_finding(rule.family, match[0], match.span()))
-                return
+                return _finding(rule.family, match[0], match.span())
+    return None
 
 
 def _is_key(rule: PrefixedRule, value: str, before: str) -> bool:
@@ -214,7 +229,6 @@ def _is_key(rule: PrefixedRule, value: str, before: str) -> bool:
     return _is_drawn(value, len(rule.literal), min(rule.entropy, 3.2), rule.family == "aws_access_key")
 
 
-@lru_cache(maxsize=8)  # a key after its name is looked at twice
 def _is_drawn(value: str, literal: int, least: float, in_capitals: bool) -> bool:
     body = value[literal:]
     return (in_capitals or _looks_drawn(body)) and _is_random(value, least) and not is_stand_in(body, prefixed=True)
@@ -261,7 +275,7 @@ _ATTRIBUTE = re.compile(r"[A-Za-z_]+[0-9]*[A-Za-z_]*(?:\.[A-Za-z_]+[0-9]*[A-Za-z
 _HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 
 
-def _assigned_at(text: str, at: int, found: list[Finding]) -> None:
+def _assigned_at(text: str, at: int, found: list[Finding], known: Known) -> None:
     match = _ASSIGNED.match(text, at)
     if match is None:
         return
@@ -271,9 +285,8 @@ def _assigned_at(text: str, at: int, found: list[Finding]) -> None:
         start, value = start + inner + 1, value[inner + 1 :]
     if len(value) < 16 or not (_looks_drawn(value) or _is_example(value)):
         return
-    keys: list[Finding] = []
-    _prefixed_at(text, start, keys)
-    if keys and keys[0].kind != "openai_api_key":  # says what it is itself, and has an anchor of its own
+    key = _prefixed_at(text, start, known)
+    if key is not None and key.kind != "openai_api_key":  # says what it is itself, and has an anchor of its own
         return
     named = match.end("name") if match["name"] else match.start("secret")
     if family := _family_of(text[max(0, at - _REACH) : named], text[max(0, at - 16) : named], value):
@@ -532,18 +545,27 @@ PREFILTER = GATE
 _GATE = Gate(GATE)
 
 
-def secrets_at(text: str, at: int, found: list[Finding]) -> None:
-    """Add to `found` the candidates that the anchor at `at` belongs to; they may overlap. No anchor, no candidates."""
+def secrets_at(text: str, at: int, found: list[Finding], known: Known) -> None:
+    """Add to `found` the candidates that the anchor at `at` belongs to; they may overlap. No anchor, no candidates.
+
+    Args:
+        text: The text.
+        at: Index of a character.
+        found: Receives the candidates.
+        known: One for each text, empty at first: what was looked at before.
+    """
     char = text[at]
     if text.startswith("@", at + 1):
         _marked_at(text, at + 1, found)
     if "0" <= char <= "9" or char == " ":
         return
     if char in _FIRST_OF_NAMES:
-        _assigned_at(text, at, found)
+        _assigned_at(text, at, found, known)
     if char in _by_mark():
         _marked_at(text, at, found)
-    _prefixed_at(text, at, found)
+    key = _prefixed_at(text, at, known)
+    if key is not None:
+        found.append(key)
 
 
 def find_secrets(text: str) -> list[Finding]:
@@ -551,9 +573,10 @@ def find_secrets(text: str) -> list[Finding]:
     if not isinstance(text, str):
         return []
     found: list[Finding] = []
+    known: Known = {}
 
     def visit(at: int) -> int:
-        secrets_at(text, at, found)
+        secrets_at(text, at, found, known)
         return at + 1
 
     _GATE.walk(text, visit)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forge_pipeline.dataset_audit.arrow_arrays import number_array, numpy_of
+from forge_pipeline.dataset_audit.groups import distinct
 from forge_pipeline.dataset_audit.machine_code import loops
 from forge_pipeline.dataset_audit.minhash import band_keys, band_multipliers, bands, minhash_rows, permutations
 from forge_pipeline.dataset_audit.signing import CACHE_BITS, scratch
@@ -159,7 +160,7 @@ def _sums(numbers: KeyArray, offsets: IntArray) -> KeyArray:
 def _value_sets(rows: TokenRows) -> tuple[IntArray, ValueArray]:
     count = len(rows.offsets) - 1
     row = np.repeat(np.arange(count, dtype=np.uint64), np.diff(rows.offsets))
-    keyed = np.unique(row << np.uint64(32) | rows.hashes & np.uint64(0xFFFFFFFF))
+    keyed = distinct(row << np.uint64(32) | rows.hashes & np.uint64(0xFFFFFFFF))
     offsets = np.searchsorted(keyed >> np.uint64(32), np.arange(count + 1, dtype=np.uint64))
     return offsets.astype(np.int64), keyed.astype(np.uint32)
 

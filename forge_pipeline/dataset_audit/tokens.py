@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forge_pipeline.dataset_audit.arrow_arrays import numpy_of
+from forge_pipeline.dataset_audit.groups import distinct
 from forge_pipeline.dataset_audit.kept_tables import kept_tables
 
 IntArray = npt.NDArray[np.int64]
@@ -153,7 +154,7 @@ def beyond_table(data: npt.NDArray[np.uint8], offsets: IntArray) -> IntArray:
         return np.zeros(0, dtype=np.int64)
     places = np.flatnonzero(data[: int(offsets[-1])] >= 0xF0)
     places = places[(data[places] != 0xF0) | (data[np.minimum(places + 1, len(data) - 1)] != 0x9F)]
-    rows = np.unique(np.searchsorted(offsets, places, side="right") - 1)
+    rows = distinct(np.searchsorted(offsets, places, side="right") - 1)
     return rows[rows >= 0].astype(np.int64)
 
 

@@ -11,18 +11,13 @@ overlap, the chunks of a document, in order, hold all its text.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forge_pipeline.data.compression import without_compression
 from forge_pipeline.data.documents.block import Blocks
 from forge_pipeline.data.documents.chunking import CountTokens, chunked, chunking_note, count_units
-from forge_pipeline.data.documents.docx import docx_blocks
-from forge_pipeline.data.documents.epub import epub_blocks
-from forge_pipeline.data.documents.html import html_blocks
-from forge_pipeline.data.documents.markdown import markdown_blocks
-from forge_pipeline.data.documents.pdf import pdf_blocks
-from forge_pipeline.data.documents.plain import plain_blocks
 from forge_pipeline.data.readers.row import Rows
 
 if TYPE_CHECKING:
@@ -37,20 +32,18 @@ __all__ = [
     "read_document",
 ]
 
-_TEXT_PARSERS: dict[str, Callable[[Path], Blocks]] = {
-    ".txt": plain_blocks,
-    ".text": plain_blocks,
-    ".md": markdown_blocks,
-    ".markdown": markdown_blocks,
-    ".html": html_blocks,
-    ".htm": html_blocks,
-    ".xhtml": html_blocks,
+# The module of each; its function is called ``<module>_blocks``. It is imported with the first document of its kind:
+# who reads rows alone does not pay for it.
+_TEXT_PARSERS = {
+    ".txt": "plain",
+    ".text": "plain",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
 }
-_BINARY_PARSERS: dict[str, Callable[[Path], Blocks]] = {
-    ".pdf": pdf_blocks,
-    ".docx": docx_blocks,
-    ".epub": epub_blocks,
-}
+_BINARY_PARSERS = {".pdf": "pdf", ".docx": "docx", ".epub": "epub"}
 
 
 def document_suffixes() -> list[str]:
@@ -60,7 +53,7 @@ def document_suffixes() -> list[str]:
 
 def is_document(path: Path) -> bool:
     """Whether `read_document` would know how to read a file of this name."""
-    return _parser(path) is not None
+    return _kind(path) is not None
 
 
 def read_document(
@@ -79,13 +72,18 @@ def read_document(
         DataError: The document is damaged, encrypted, or of another kind than its name says.
         OptionalDependencyError: Its parser, in the extra ``documents``, is not installed.
     """
-    parser = _parser(path)
-    if parser is None:
+    kind = _kind(path)
+    if kind is None:
         raise ValueError(f"{path}: no document; expected {', '.join(document_suffixes())}")
-    return chunked(parser(path), options, count_tokens or count_units, source=source or path.name)
+    return chunked(_parser(kind)(path), options, count_tokens or count_units, source=source or path.name)
 
 
-def _parser(path: Path) -> Callable[[Path], Blocks] | None:
+def _kind(path: Path) -> str | None:
     name, compression = without_compression(path.name)
     suffix = Path(name).suffix
     return _TEXT_PARSERS.get(suffix) or (None if compression else _BINARY_PARSERS.get(suffix))
+
+
+def _parser(kind: str) -> Callable[[Path], Blocks]:
+    parser: Callable[[Path], Blocks] = getattr(import_module(f"{__name__}.{kind}"), f"{kind}_blocks")
+    return parser

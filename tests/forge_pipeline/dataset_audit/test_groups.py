@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge_pipeline.dataset_audit.groups import components, equal_groups, first_equal
+from forge_pipeline.dataset_audit.groups import components, distinct, equal_groups, first_equal
 
 # Few values, close together and far apart: equal upper bits with different lower ones among them.
 KEYS = st.lists(st.sampled_from([0, 1, 2, 3, 1 << 40, (1 << 40) + 1, 1 << 63, (1 << 64) - 1]) | st.integers(0, 9))
@@ -23,6 +23,14 @@ def test_groups_are_the_positions_of_each_key_that_repeats(keys: list[int]) -> N
     groups = [positions[a:b].tolist() for a, b in pairwise(bounds)]
     assert sorted(groups) == expected
     assert first_equal(np.array(keys, dtype=np.uint64)).tolist() == [places[key][0] for key in keys]
+
+
+@given(st.lists(st.lists(st.integers(-5, 5) | st.integers(-(1 << 63), (1 << 63) - 1)), min_size=1, max_size=3))
+def test_distinct_numbers_are_those_of_numpy(parts: list[list[int]]) -> None:
+    arrays = [np.array(part, dtype=np.int64) for part in parts]
+    found = distinct(*arrays)
+    assert found.dtype == np.int64
+    assert found.tolist() == np.unique(np.concatenate(arrays)).tolist()
 
 
 def test_keys_whose_upper_bits_agree_are_told_apart() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -122,6 +123,23 @@ def test_an_error_in_a_process_is_the_error_of_the_audit(tmp_path: Path, monkeyp
     with pytest.raises(errors.DataError, match=r"rows\.jsonl\.gz") as there:
         audit_dataset(str(path), workers=2)
     assert str(there.value) == str(alone.value)
+
+
+@pytest.mark.skipif(not executors.may_fork(), reason="this process cannot be forked")
+def test_processes_that_get_no_more_work_end_while_threads_go_on() -> None:
+    with open_executor("local", 2, fork=True) as executor:
+        forked = set(executor.map(_own_process, range(8)))
+        assert os.getpid() not in forked
+        executor.done()
+        assert executor.beside is not None
+        assert set(executor.beside.map(_own_process, range(8))) == {os.getpid()}
+        with pytest.raises(RuntimeError, match="shutdown"):
+            list(executor.map(_own_process, range(1)))
+    assert not forked & {child.pid for child in multiprocessing.active_children()}
+
+
+def _own_process(item: int) -> int:
+    return os.getpid()
 
 
 def test_a_process_with_other_threads_is_not_forked() -> None:

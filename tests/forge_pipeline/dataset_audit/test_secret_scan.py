@@ -307,7 +307,7 @@ def test_whatever_looking_at_every_character_finds_has_an_anchor(pieces: list[st
     text = glue.join(pieces).encode(errors="replace").decode()
     candidates: list[Finding] = []
     for at in range(len(text)):
-        secrets_at(text, at, candidates)
+        secrets_at(text, at, candidates, {})
     found = find_secrets(text)
     assert found == without_overlaps(candidates, FAMILIES)
     if found:
