@@ -40,13 +40,22 @@ def render_model_card(evidence: Evidence) -> str:
     return "\n".join(line for section in sections for line in section)
 
 
+# What stands on a model's last layer (`ModelRecord.head`) -> what the Hub calls its task.
+PIPELINE_TAGS = {
+    "causal-lm": "text-generation",
+    "seq2seq-lm": "summarization",
+    "question-answering": "question-answering",
+    "sequence-classification": "text-classification",
+}
+
+
 def _front_matter(evidence: Evidence, metrics: tuple[Metric, ...]) -> list[str]:
     import yaml
 
     base, record = evidence.model_record.base_model, evidence.model_record
     values: dict[str, Any] = {
         "library_name": "peft" if record.kind == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",  # every model here is a causal language model
+        "pipeline_tag": PIPELINE_TAGS[record.head],
     }
     if base.source == "hub":  # the field holds Hub ids; a path of this machine would mean nothing there
         values["base_model"] = base.name_or_path

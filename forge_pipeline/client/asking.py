@@ -68,7 +68,11 @@ class Asking:
         return self._server.ask(replies.Approval, "POST", at("/api/approvals", request_id), json=body)
 
     def approval_bundle(self, request_id: str, to: StrPath) -> Path:
-        """Write the bundle that a request is about, as a ZIP; `forge verify` checks it against its own manifest."""
+        """Write the bundle that a request is about, as a ZIP; `forge verify` checks it against its own manifest.
+
+        Raises:
+            IntegrityError: The bytes are not what the server's digest says; nothing was kept.
+        """
         with self._server.stream("GET", at("/api/approvals", request_id, "bundle")) as reply:
             return transfers.keep(reply, Path(to))
 

@@ -120,7 +120,8 @@ def _check(reply: "httpx.Response") -> None:
     error, detail = reply.reason_phrase, reply.text[:500]
     with contextlib.suppress(ValueError, KeyError, TypeError):
         body = reply.json()
-        error, detail = str(body["error"]), str(body["detail"])
+        # Under /v1 `error` is an object in OpenAI's shape, whose message is the detail.
+        error, detail = body["error"] if isinstance(body["error"], str) else error, str(body["detail"])
     wait = reply.headers.get("retry-after", "")
     raise ForgeApiError(
         reply.status_code,

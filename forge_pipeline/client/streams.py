@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -46,9 +47,8 @@ def events(reply: "httpx.Response") -> Iterator[Event]:
             event = Event(name, "\n".join(data))
             if event.name == "error":
                 body = event.json()
-                raise ForgeApiError(
-                    body["status_code"], body["error"], body["detail"], reply.headers.get("x-request-id")
-                )
+                status = HTTPStatus(body["status_code"])  # under /v1 `error` is no name but OpenAI's object
+                raise ForgeApiError(int(status), status.phrase, body["detail"], reply.headers.get("x-request-id"))
             yield event
             name, data = "message", []
 

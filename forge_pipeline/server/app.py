@@ -23,11 +23,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from forge_pipeline import __version__
 from forge_pipeline.registry import Registry
-from forge_pipeline.server import docs_page, errors, layers, openapi, storage
+from forge_pipeline.server import addresses, docs_page, errors, layers, openapi, storage
 from forge_pipeline.server.catalog import Catalog
 from forge_pipeline.server.control import TrainingControl
 from forge_pipeline.server.job_reader import JobReader
@@ -80,6 +80,7 @@ def create_app(settings: ServerSettings, launcher: RunLauncher | None = None) ->
         lifespan=_lifespan(settings, launcher, supervisor),
         description=openapi.DESCRIPTION,
         generate_unique_id_function=openapi.operation_id,
+        dependencies=[Depends(addresses.check_query)],
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,

@@ -55,7 +55,7 @@ class ShownDecision(BaseModel):
 
 
 class ApprovalRequest(BaseModel):
-    """A release that waits for people, with what they are shown. All of it but `bundle_path` is read from the log."""
+    """A release that waits for people, with what they are shown. All of it but `has_bundle` is read from the log."""
 
     request_id: str
     line: str
@@ -78,7 +78,8 @@ class ApprovalRequest(BaseModel):
     shown: dict[str, str]
     gates: list[ShownGate]
     decisions: list[ShownDecision]
-    bundle_path: str | None
+    has_bundle: bool
+    """Whether the bundle lies on this machine, and can be fetched from `/api/approvals/{request_id}/bundle`."""
     command: str
     """What to type to decide with a signature."""
 

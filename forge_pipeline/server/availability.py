@@ -83,6 +83,8 @@ def check_runnable(start: StartTraining, unsloth_python: Path | None = None) -> 
         raise RequestError(
             f"device: found {start.device!r}; this host trains on {accelerator()!r}; send that or 'auto'"
         )
+    if start.fp16 and accelerator() == "cpu":
+        raise RequestError("fp16: a CPU cannot train in float16, whose gradients vanish; send bf16, or leave fp16 out")
     if start.optim in ("paged_adamw_32bit", "paged_adamw_8bit", "adamw_bnb_8bit") and not installed("bitsandbytes"):
         raise RequestError(
             f"optim: {start.optim!r} needs bitsandbytes: pip install bitsandbytes; or send 'adamw_torch'"

@@ -177,9 +177,7 @@ class Catalog:
                 raise RequestError("The file holds no row; a dataset has one JSON object a line")
             placed = uploads.place(received.path, self._settings.datasets_dir, name)
         except UnicodeDecodeError as error:
-            raise RequestError(
-                f"The file is not UTF-8 text ({error.reason} at byte {error.start} of a line)"
-            ) from error
+            raise RequestError(f"The file is not UTF-8 text: {error.reason}. Save it as UTF-8") from error
         finally:
             received.path.unlink(missing_ok=True)
         validation = Validation(

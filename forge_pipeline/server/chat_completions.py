@@ -44,6 +44,19 @@ def served_models(models: Iterable[ModelSummary]) -> list[ServedModel]:
     return served
 
 
+def served_model(catalog: Catalog, name: str) -> ServedModel:
+    """What a client named, by whatever a request may name it: an id, a name, one of them with ``:base``.
+
+    Raises:
+        NotFoundError: There is none that chats.
+    """
+    try:
+        row, _ = find_model(catalog, name)
+    except RequestError as error:
+        raise NotFoundError(str(error)) from error
+    return ServedModel(id=name, created=int(row.created_at.timestamp()))
+
+
 def find_model(catalog: Catalog, name: str) -> tuple[ModelRow, bool]:
     """The model that a client named, and whether its base model is meant.
 

@@ -26,14 +26,12 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": (),
+    "reasoning_effort": ("none",),
     "verbosity": (),
     "web_search_options": (),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "metadata": ({},),
-    "prompt_cache_key": (),
-    "safety_identifier": (),
 }
 """Fields that are not offered -> the values, beside null, that ask for nothing."""
 
@@ -71,6 +69,8 @@ class ChatMessage(RequestBody):
 class StreamOptions(RequestBody):
     include_usage: StrictBool | None = None
     """Send a last chunk with the token counts."""
+    include_obfuscation: Literal[False] | None = None
+    """Padding against those who watch packet sizes is not offered."""
 
 
 class ChatRequest(RequestBody):
@@ -84,7 +84,7 @@ class ChatRequest(RequestBody):
     max_tokens: StrictInt | None = Field(default=None, ge=1, le=4096)
     """The older name of `max_completion_tokens`."""
     temperature: Number | None = Field(default=None, ge=0, le=2)
-    """0 is greedy. Unset: 1."""
+    """0 is greedy, and all below 0.0001 is 0. Unset: 1."""
     top_p: Number | None = Field(default=None, gt=0, le=1)
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     seed: StrictInt | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
@@ -92,7 +92,9 @@ class ChatRequest(RequestBody):
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(default=None, strict=True, max_length=1000)
-    """A label of the caller's; it changes nothing."""
+    """A label of the caller's; it changes nothing. The following are newer names for it."""
+    safety_identifier: str | None = Field(default=None, strict=True, max_length=1000)
+    prompt_cache_key: str | None = Field(default=None, strict=True, max_length=1000)
 
     @model_validator(mode="before")
     @classmethod
@@ -113,6 +115,23 @@ class ChatRequest(RequestBody):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: goes with stream: true only")
         return self
+
+
+class OpenAIError(BaseModel):
+    message: str
+    """The same as `detail`."""
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    """The field that it is about."""
+    code: str | None
+
+
+class OpenAIErrorBody(BaseModel):
+    """Every error under /v1: what OpenAI's clients read, beside the fields that errors elsewhere have."""
+
+    error: OpenAIError
+    detail: str
+    status_code: int
 
 
 class ServedModel(BaseModel):

@@ -105,6 +105,20 @@ def roll_back(settings: ServerSettings, registry: Registry, model: ModelRow, bod
     return RolledBack(line=row.line, alias=row.alias, uid=str(row.model_uid), message=message)
 
 
+def bundle_folder(registry: Registry, request_id: str) -> Path | None:
+    """Where the bundle of a request lies; None where that is not on this machine.
+
+    Raises:
+        NotFoundError: There is no request of that id.
+    """
+    return _bundle_of(_row(registry, request_id))
+
+
+def _bundle_of(row: ApprovalRequestRow) -> Path | None:
+    path = str((row.details or {}).get("bundle_path") or "")
+    return Path(path) if path and Path(path).is_dir() else None
+
+
 def _row(registry: Registry, request_id: str) -> ApprovalRequestRow:
     found = [row for row in registry.approval_requests() if row.request_id == request_id]
     if not found:
@@ -118,7 +132,6 @@ def _shown(registry: Registry, row: ApprovalRequestRow) -> ApprovalRequest:
     except (ConfigError, IntegrityError) as error:
         found, problem = None, str(error)
     terms = found.request.terms if found else None
-    path = str((row.details or {}).get("bundle_path") or "") or None
     key = " --key KEY.pem" if terms and terms.signed_only else ""
     model = row.subject.removeprefix("sha256:")[:12]
     return ApprovalRequest(
@@ -140,7 +153,7 @@ def _shown(registry: Registry, row: ApprovalRequestRow) -> ApprovalRequest:
         shown={name: str(digest) for name, digest in found.request.shown.items()} if found else {},
         gates=_gates(found) if found else [],
         decisions=_decisions(found) if found else [],
-        bundle_path=path if path and Path(path).is_dir() else None,
+        has_bundle=_bundle_of(row) is not None,
         command=f'forge approve {row.request_id} --model {model}{key} --reason "..."',
     )
 

@@ -1,5 +1,7 @@
 """Exception class -> HTTP status -> ``{"error", "detail", "status_code"}``: one table, one handler.
 
+Under ``/v1`` `error` is the object that OpenAI's clients read their message from; elsewhere it is the status' name.
+
 The nearest class in the exception's method resolution order decides, for the status and
 for the headers that come with it. A status of 500 never repeats the exception's text,
 which may hold row contents: the reply names the request id, and the server's log holds
@@ -7,9 +9,8 @@ the rest under that id. From every other text the absolute paths are taken out.
 """
 
 import logging
-from collections.abc import Sequence
+import re
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,11 +26,12 @@ from forge_pipeline.errors import (
     ModelError,
     OptionalDependencyError,
 )
+from forge_pipeline.server.findings import words_of
 from forge_pipeline.server.redaction import without_paths
 
 _log = logging.getLogger(__name__)
 
-_FINDINGS = 20  # of a body that are named; the rest are counted
+_OPENAI = "/v1/"
 
 
 class RequestError(ForgeError, ValueError):
@@ -99,25 +101,34 @@ _HEADERS: dict[type[Exception], dict[str, str]] = {
 }
 
 
-def envelope(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The one shape of every error reply."""
-    body = {"error": HTTPStatus(status).phrase, "detail": detail, "status_code": status}
-    return JSONResponse(body, status, headers=headers)
+def envelope(status: int, detail: str, headers: dict[str, str] | None = None, *, path: str = "") -> JSONResponse:
+    """The one shape of every error reply. Under /v1 `error` is an object: of another, OpenAI's clients show no word."""
+    error = _openai_error(status, detail) if path.startswith(_OPENAI) else HTTPStatus(status).phrase
+    return JSONResponse({"error": error, "detail": detail, "status_code": status}, status, headers=headers)
 
 
-def refusal(error: ForgeError) -> JSONResponse:
+def _openai_error(status: int, detail: str) -> dict[str, str | None]:
+    field = re.match(r"([a-z][a-z_]*(?:\.\w+)*): ", detail) if status == HTTPStatus.BAD_REQUEST else None
+    return {
+        "message": detail,
+        "type": "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error",
+        "param": field[1] if field else None,
+        "code": "invalid_api_key" if status == HTTPStatus.UNAUTHORIZED else None,
+    }
+
+
+def refusal(error: ForgeError, path: str = "") -> JSONResponse:
     """The envelope of an error that is no fault of the server."""
     found = next((_HEADERS[kind] for kind in type(error).__mro__ if kind in _HEADERS), None)
-    return envelope(status_of(error), without_paths(str(error)), found)
+    return envelope(status_of(error), without_paths(str(error)), found, path=path)
 
 
 def failed_inside(scope: Scope, error: Exception) -> JSONResponse:
     """The envelope of everything else: which request it was, and nothing of what went wrong, which is logged."""
     request_id = scope.get("state", {}).get("request_id", "unknown")
     _log.error("request %s: %s %s", request_id, scope.get("method"), scope.get("path"), exc_info=error)
-    return envelope(
-        500, f"This request failed inside the server. Its log has the reason under request id {request_id}."
-    )
+    words = f"This request failed inside the server. Its log has the reason under request id {request_id}."
+    return envelope(500, words, path=scope.get("path", ""))
 
 
 def status_of(error: Exception) -> int:
@@ -133,12 +144,13 @@ def install(app: FastAPI) -> None:
 
 async def handle(request: Request, error: Exception) -> JSONResponse:
     """Reply to `error`."""
+    path = request.url.path
     if isinstance(error, HTTPException):
-        return envelope(error.status_code, _words(request, error), dict(error.headers or {}))
+        return envelope(error.status_code, _words(request, error), dict(error.headers or {}), path=path)
     if isinstance(error, RequestValidationError):
-        return envelope(400, _findings(error.errors()))
+        return envelope(400, words_of(error.errors()), path=path)
     if isinstance(error, ForgeError) and status_of(error) != 500:
-        return refusal(error)
+        return refusal(error, path)
     return failed_inside(request.scope, error)
 
 
@@ -149,31 +161,3 @@ def _words(request: Request, error: HTTPException) -> str:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{request.url.path} does not take {request.method}; it takes {allowed}."
     return without_paths(str(error.detail))
-
-
-def _findings(found: Sequence[Any]) -> str:
-    words = "; ".join(_finding(finding) for finding in found[:_FINDINGS])
-    more = len(found) - _FINDINGS
-    return words if more <= 0 else f"{words}; and {more} more"
-
-
-def _finding(finding: Any) -> str:
-    """One validation finding in words: the field, the value found, what was expected."""
-    kind, path = finding["type"], [str(part) for part in finding["loc"]]
-    name = _short(".".join(path[1:]))
-    if kind == "json_invalid":
-        return f"The body is not valid JSON: {finding.get('ctx', {}).get('error', finding['msg'])}"
-    if not name and kind == "value_error":  # a rule over several fields names them itself
-        return str(finding["msg"]).removeprefix("Value error, ")
-    if not name:
-        return "The body must be a JSON object sent as application/json"
-    if kind == "missing":
-        return f"{name}: is required and missing"
-    if kind == "extra_forbidden":
-        return f"{name}: is not a field of this request"
-    message = str(finding["msg"]).removeprefix("Value error, ")
-    return f"{name}: found {_short(repr(finding.get('input')))}. {message}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -12,7 +12,7 @@ from forge_pipeline.registry import Registry
 from forge_pipeline.server.errors import NotFoundError, RequestError
 from forge_pipeline.server.jobs import Job, JobTable
 from forge_pipeline.server.launchers import RunLauncher
-from forge_pipeline.server.progress import Figures, ProgressTail, training_status
+from forge_pipeline.server.progress import TRAINING_STAGE, Figures, ProgressTail, training_status
 from forge_pipeline.server.redaction import without_paths
 from forge_pipeline.server.schemas import JobDetails, JobEventBody, JobEvents, JobList, JobLogLine, JobLogs, JobStatus
 from forge_pipeline.server.settings import ServerSettings, is_loopback
@@ -117,14 +117,18 @@ class JobReader:
         """A push or an export has no epochs, steps or loss: it is done or it is not."""
         runs = job.run_id is not None and job.status == "running"
         figures = ProgressTail(self._progress_file(str(job.run_id))).read() if runs else Figures()
+        trains = self._trains_now() if runs and job.kind == "export" and figures.stage is None else None
+        message = figures.message
+        if trains:
+            message = f"Its run waits for the accelerator, which one stage at a time uses: job {trains} trains"
         return JobDetails(
             **training_status(None).model_dump(exclude={"status", "progress", "job_id", "stage", "message", "error"}),
-            status=job.status,
+            status="queued" if trains else job.status,
             progress=100.0 if job.status == "completed" else 0.0,
             job_id=job.id,
             kind=job.kind,
             stage=figures.stage,
-            message=without_paths(figures.message),
+            message=without_paths(message),
             error=job.error,
             position=position,
             priority=job.priority or 0,
@@ -137,6 +141,14 @@ class JobReader:
             model_id=job.request.get("model_id"),
             request=dict(job.request),
         )
+
+    def _trains_now(self) -> str | None:
+        """The job whose fine-tune has the accelerator now."""
+        job = self._jobs.active()
+        if job is None or job.run_id is None:
+            return None
+        figures = ProgressTail(self._progress_file(job.run_id)).read()
+        return job.id if figures.stage == TRAINING_STAGE else None
 
     def _model_id(self, job: Job) -> int | None:
         """The model of a completed job; others show none."""

@@ -4,7 +4,6 @@ The address of the code location and the asset keys below are the contract with
 `assets/`; this package never imports it, and never imports dagster.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +12,16 @@ from typing import Any, Protocol
 import httpx
 
 from forge_pipeline.errors import ForgeError
+from forge_pipeline.server.dagster_queries import (
+    ADD_PARTITION,
+    FIND,
+    LAUNCH,
+    LOG,
+    REASON,
+    STATUS,
+    TERMINATE,
+    reason_of,
+)
 from forge_pipeline.server.errors import UnavailableError
 
 LOCATION, REPOSITORY = "forge", "__repository__"
@@ -111,71 +120,6 @@ _STATES = {
     "CANCELED": RunState.STOPPED,
 }
 
-_ADD_PARTITION = """
-mutation ($selector: RepositorySelector!, $name: String!, $key: String!) {
-  addDynamicPartition(repositorySelector: $selector, partitionsDefName: $name, partitionKey: $key) {
-    __typename
-    ... on UnauthorizedError { message }
-    ... on PythonError { message }
-  }
-}"""
-_LAUNCH = """
-mutation ($params: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on RunConfigValidationInvalid { errors { message } }
-    ... on PipelineNotFoundError { message }
-    ... on InvalidSubsetError { message }
-    ... on UnauthorizedError { message }
-    ... on PythonError { message }
-  }
-}"""
-_TERMINATE = """
-mutation ($run: String!, $policy: TerminateRunPolicy) {
-  terminateRun(runId: $run, terminatePolicy: $policy) {
-    __typename
-    ... on TerminateRunFailure { message }
-    ... on RunNotFoundError { message }
-    ... on UnauthorizedError { message }
-    ... on PythonError { message }
-  }
-}"""
-_STATUS = """
-query ($run: ID!) { runOrError(runId: $run) { __typename ... on Run { status } ... on PythonError { message } } }"""
-_FIND = """
-query ($filter: RunsFilter!) {
-  runsOrError(filter: $filter, limit: 1) { __typename ... on Runs { results { runId } } ... on PythonError { message } }
-}"""
-_REASON = """
-query ($run: ID!) {
-  logsForRun(runId: $run, limit: 1000) {
-    __typename
-    ... on EventConnection {
-      events {
-        __typename
-        ... on RunFailureEvent { message error { message } }
-        ... on ExecutionStepFailureEvent { stepKey error { message errorChain { error { message } } } }
-        ... on AssetCheckEvaluationEvent { evaluation { success checkName severity description assetKey { path } } }
-      }
-    }
-  }
-}"""
-
-_LOG = """
-query ($run: ID!, $after: String, $limit: Int!) {
-  logsForRun(runId: $run, afterCursor: $after, limit: $limit) {
-    __typename
-    ... on RunNotFoundError { message }
-    ... on PythonError { message }
-    ... on EventConnection {
-      cursor
-      hasMore
-      events { __typename ... on MessageEvent { timestamp level stepKey message } }
-    }
-  }
-}"""
-
 
 class DagsterRunLauncher:
     """Runs of the line `studio`, through a dagster-webserver.
@@ -208,7 +152,7 @@ class DagsterRunLauncher:
         self._wait()
         partition = partition or job_id
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
-        added = self._ask(_ADD_PARTITION, {"selector": selector, "name": PARTITIONS, "key": partition})
+        added = self._ask(ADD_PARTITION, {"selector": selector, "name": PARTITIONS, "key": partition})
         _expect(added, "AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError")
         # A job is one run: a retry by the daemon would train on behind a job that has ended as failed.
         tags = {"dagster/partition": partition, JOB_TAG: job_id, "dagster/max_retries": "0"}
@@ -222,17 +166,17 @@ class DagsterRunLauncher:
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        launched = self._ask(_LAUNCH, {"params": params})
+        launched = self._ask(LAUNCH, {"params": params})
         _expect(launched, "LaunchRunSuccess")
         return str(launched["run"]["runId"])
 
     def find(self, job_id: str) -> str | None:
-        found = self._ask(_FIND, {"filter": {"tags": [{"key": JOB_TAG, "value": job_id}]}})
+        found = self._ask(FIND, {"filter": {"tags": [{"key": JOB_TAG, "value": job_id}]}})
         _expect(found, "Runs")
         return str(found["results"][0]["runId"]) if found["results"] else None
 
     def status(self, run_id: str) -> RunStatus:
-        answer = self._ask(_STATUS, {"run": run_id})
+        answer = self._ask(STATUS, {"run": run_id})
         if answer["__typename"] == "RunNotFoundError":
             return RunStatus(RunState.GONE)
         _expect(answer, "Run")
@@ -243,7 +187,7 @@ class DagsterRunLauncher:
         lines: list[LogLine] = []
         after = None
         for _ in range(_LOG_PAGES):
-            page = self._ask(_LOG, {"run": run_id, "after": after, "limit": _LOG_PAGE})
+            page = self._ask(LOG, {"run": run_id, "after": after, "limit": _LOG_PAGE})
             if page["__typename"] == "RunNotFoundError":
                 return []
             _expect(page, "EventConnection")
@@ -259,14 +203,14 @@ class DagsterRunLauncher:
 
     def terminate(self, run_id: str, *, at_once: bool = False) -> None:
         policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"
-        _expect(self._ask(_TERMINATE, {"run": run_id, "policy": policy}), "TerminateRunSuccess")
+        _expect(self._ask(TERMINATE, {"run": run_id, "policy": policy}), "TerminateRunSuccess")
 
     def close(self) -> None:
         self._http.close()
 
     def _reason(self, run_id: str) -> str | None:
-        log = self._ask(_REASON, {"run": run_id})
-        return _reason(log.get("events", [])) if log["__typename"] == "EventConnection" else None
+        log = self._ask(REASON, {"run": run_id})
+        return reason_of(log.get("events", [])) if log["__typename"] == "EventConnection" else None
 
     def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The one top-level field of a GraphQL answer."""
@@ -298,27 +242,3 @@ def _expect(answer: Mapping[str, Any], *kinds: str) -> None:
     raise LaunchError(
         f"Dagster answered {answer['__typename']}: {words.splitlines()[0] if words else 'no further words'}"
     )
-
-
-def _reason(events: list[Mapping[str, Any]]) -> str | None:
-    """The innermost error of the first failed step; else the failed blocking checks; else the run's own words."""
-    for event in events:
-        if event["__typename"] == "ExecutionStepFailureEvent" and event.get("error"):
-            error = event["error"]
-            chain = [link["error"]["message"] for link in error.get("errorChain") or []]
-            return f"{event['stepKey'].split('__')[-1]}: {_own_words(chain[-1] if chain else error['message'])}"
-    for event in events:
-        if event["__typename"] == "AssetCheckEvaluationEvent":
-            check = event["evaluation"]
-            if not check["success"] and check["severity"] == "ERROR":
-                name = ".".join([*check["assetKey"]["path"], check["checkName"]])
-                return f"{name} did not pass: {check['description'] or 'no description'}"
-    for event in events:
-        if event["__typename"] == "RunFailureEvent":
-            return _own_words(str((event.get("error") or event)["message"]))
-    return None
-
-
-def _own_words(message: str) -> str:
-    """An error's message without the Python path of its class; `dagster.Failure` only carries another's words."""
-    return re.sub(r"^(?:[a-z_]\w*\.)+(?:Failure: )?", "", message.strip())

@@ -6,6 +6,7 @@ CORS           for the allow-listed origins alone
 Guard          Host, Origin, key, body
 Idempotency    a request that was answered before gets that reply
 ActLog         acts are written to the audit log, before and after
+Heads          HEAD is answered as GET is
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import logging
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from forge_pipeline.server.addresses import Heads
 from forge_pipeline.server.api_keys import KeyRing
 from forge_pipeline.server.api_log import ActLog, ApiLog
 from forge_pipeline.server.idempotency import HEADER, REPLAYED, Idempotency, Replies
@@ -35,6 +37,7 @@ def install(app: FastAPI, settings: ServerSettings) -> None:
     state.replies = Replies(settings.data_dir / "idempotency.sqlite")
     state.metrics = Metrics(state)
     # The last one added is the outermost.
+    app.add_middleware(Heads)
     app.add_middleware(ActLog, log=ApiLog(settings.data_dir))
     app.add_middleware(Idempotency, replies=state.replies)
     app.add_middleware(Guard, settings=settings, keys=state.api_keys)

@@ -6,16 +6,10 @@ language and no licence of the result, and nothing that would change with time o
 
 from typing import Any
 
+from forge_pipeline.annex_iv.model_card import PIPELINE_TAGS
 from forge_pipeline.errors import ForgeError
 from forge_pipeline.models.directory import ModelDirectory, ModelRecord
 from forge_pipeline.registry import ModelRow
-
-_PIPELINE_TAGS = {
-    "causal-lm": "text-generation",
-    "seq2seq-lm": "summarization",
-    "question-answering": "question-answering",
-    "sequence-classification": "text-classification",
-}
 
 
 def plain_card(row: ModelRow, model: ModelDirectory, name: str) -> str:
@@ -59,7 +53,7 @@ def _front_matter(row: ModelRow, record: ModelRecord | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if record is not None:
         values["library_name"] = "peft" if record.kind == "adapter" else "transformers"
-        values["pipeline_tag"] = _PIPELINE_TAGS[record.head]
+        values["pipeline_tag"] = PIPELINE_TAGS[record.head]
         if (
             record.base_model.source == "hub"
         ):  # the field holds Hub ids; a path of this machine would mean nothing there

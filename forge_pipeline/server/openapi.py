@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from forge_pipeline.server import idempotency, request_ids
 from forge_pipeline.server.api_log import act_of
+from forge_pipeline.server.chat_schemas import OpenAIErrorBody
 from forge_pipeline.server.openapi_examples import EXAMPLES
 from forge_pipeline.server.schemas import ErrorBody
 from forge_pipeline.server.security import UPLOAD_PATH, is_public
@@ -19,7 +20,8 @@ from forge_pipeline.server.security import UPLOAD_PATH, is_public
 DESCRIPTION = """
 Fine-tune language models as runs of a Dagster pipeline, watch them, keep the models, and ask them.
 
-Success is always 200. Every error, whatever raised it, is `{"error", "detail", "status_code"}`.
+Success is always 200. Every error, whatever raised it, is `{"error", "detail", "status_code"}`; under `/v1`, `error` is
+an object in OpenAI's shape.
 `ws://HOST/ws/training` sends the body of `GET /api/training_status` on connecting and at every change.
 """
 TAGS = {
@@ -110,10 +112,11 @@ def errors_of(method: str, path: str, operation: dict[str, Any]) -> set[int]:
 def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
     responses: dict[str, Any] = operation["responses"]
     responses.pop("422", None)
+    body = "OpenAIErrorBody" if path.startswith("/v1/") else "ErrorBody"
     for code in sorted(errors_of(method, path, operation)):
         responses[str(code)] = {
             "description": _WORDS.get(code, "Error"),
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}},
         }
     busy = {str(503)} | ({"409"} if path == "/api/start_training" else set())
     for status, response in responses.items():
@@ -132,6 +135,8 @@ def _components(schema: dict[str, Any]) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["ErrorBody"] = ErrorBody.model_json_schema()
+    openai_error = OpenAIErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= openai_error.pop("$defs") | {"OpenAIErrorBody": openai_error}
     for name, example in EXAMPLES.items():
         if name in schemas:
             schemas[name]["examples"] = [example]

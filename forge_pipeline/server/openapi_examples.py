@@ -112,6 +112,41 @@ EXAMPLES: dict[str, Any] = {
         "uid": _DIGEST,
         "message": f"released of studio means {_DIGEST} from now on",
     },
+    "PushModel": {"repo_id": "acme/support-bot", "private": True, "token_env": "HF_TOKEN"},
+    "ExportModel": {"quantizations": ["q8_0"]},
+    "Queued": {"job_id": "export_1f0a2c9d4e7b", "message": "What can be made of model 1 will be made"},
+    "ChatRequest": {
+        "model": "1",
+        "messages": [{"role": "user", "content": "How do I return an item?"}],
+        "max_completion_tokens": 100,
+        "temperature": 0.7,
+    },
+    "ChatCompletion": {
+        "id": "chatcmpl-71ec3222cf7b0d626d54628b",
+        "object": "chat.completion",
+        "created": 1705314600,
+        "model": "1",
+        "system_fingerprint": _DIGEST,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Send it back within 30 days."},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 14, "completion_tokens": 9, "total_tokens": 23},
+    },
+    "ServedModel": {"id": "1", "object": "model", "created": 1705314600, "owned_by": "forge-pipeline"},
+    "OpenAIErrorBody": {
+        "error": {
+            "message": "n: is not offered by this server; leave it out",
+            "type": "invalid_request_error",
+            "param": "n",
+            "code": None,
+        },
+        "detail": "n: is not offered by this server; leave it out",
+        "status_code": 400,
+    },
     "ErrorBody": {
         "error": "Bad Request",
         "detail": "learning_rate: found 1.5. Input should be less than or equal to 1",

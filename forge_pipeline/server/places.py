@@ -31,7 +31,8 @@ def dataset_file(settings: ServerSettings, name: str) -> Path:
     for path in found:
         if path.is_file() and not path.name.startswith("."):  # a dot marks an upload that is still coming
             return path
-    raise NotFoundError(f"dataset: there is no dataset {Path(name).name!r}; GET /api/datasets lists the uploads")
+    shown = Path(name).name or name
+    raise NotFoundError(f"dataset: there is no dataset {shown!r}; GET /api/datasets lists the uploads")
 
 
 def base_model(settings: ServerSettings, name: str) -> str:
@@ -39,6 +40,7 @@ def base_model(settings: ServerSettings, name: str) -> str:
 
     Raises:
         RequestError: A URL, a path outside `model_roots`, or neither a path nor a Hub id.
+            Or a folder that holds no model.
         NotFoundError: There is no such folder under the roots.
     """
     if name in settings.package_models:
@@ -53,10 +55,20 @@ def base_model(settings: ServerSettings, name: str) -> str:
     )
     for path in _under_roots(name, settings.model_roots, outside):
         if path.is_dir():
+            _check_holds_model(path)
             return str(path)
     raise NotFoundError(
         f"model_name: there is no model {Path(name).name!r} under the folders that models may come from"
     )
+
+
+def _check_holds_model(path: Path) -> None:
+    if (path / "config.json").is_file():
+        return
+    what = "holds an adapter, no whole model; merge it into its base model first, and name the merged folder"
+    if not (path / "adapter_config.json").is_file():
+        what = "holds no model (no config.json); name the folder that save_pretrained wrote the model into"
+    raise RequestError(f"model_name: the folder {path.name!r} {what}")
 
 
 def _in_checkout(settings: ServerSettings, name: str) -> bool:

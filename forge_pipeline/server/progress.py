@@ -46,7 +46,8 @@ class Figures:
             stage=stage,
             message=message,
             step=max(self.step, _integer(line.get("step"))),
-            total=_integer(line.get("total")) or self.total,
+            # A fine-tune that is ended early saves what it has, and calls that the whole; what was planned was more.
+            total=max(self.total, _integer(line.get("total"))),
             epoch=_number(metrics.get("epoch"), self.epoch),
             loss=_number(metrics.get("loss"), self.loss),
             learning_rate=_number(metrics.get("learning_rate"), self.learning_rate),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LEAST_DOCUMENT = 16  # tokens of a document that must have room beside its summary
 _SEEDS = 2**31
+_COLDEST = 1e-4  # a division by less takes the logits out of the range of a float32, and samples as greedily
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _continue(loaded: Loaded, question: Question, on_text: Callable[[str], None]
         question.conversation,
         on_text,
         max_new_tokens=question.max_new_tokens,
-        temperature=question.temperature,
+        temperature=question.temperature if question.temperature >= _COLDEST else 0.0,
         top_p=question.top_p,
         seed=secrets.randbelow(_SEEDS) if question.seed is None else question.seed,
         stop=question.stop,

@@ -4,6 +4,7 @@ Unknown keys of a request are errors, numbers are never taken from text, and eve
 field states its range. Responses may carry more keys than the contract asks for.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
@@ -30,9 +31,19 @@ def _stripped(value: object) -> object:
 
 
 # JSON numbers: 3 is a fine learning rate, "3" and true are not.
-Number = Annotated[StrictFloat | StrictInt, Field(allow_inf_nan=False)]
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+
+
+def _plain_digits(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,30}", value, re.ASCII):
+        raise ValueError("Input should be an integer written in plain digits")
+    return value
+
+
+# An id in an address: one model has one spelling, so "1_0", "+10" and "10.0" name none.
+ModelId = Annotated[int, BeforeValidator(_plain_digits)]
 StopText = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
-Text = Annotated[str, BeforeValidator(_stripped), Field(strict=True, min_length=1, max_length=4096)]
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=4096), BeforeValidator(_stripped)]
 
 
 class RequestBody(BaseModel):
@@ -133,7 +144,7 @@ class Generate(RequestBody):
     """Reward models only, and required there: the answer to `prompt` that is to be scored."""
     max_new_tokens: StrictInt = Field(default=100, ge=1, le=4096)
     temperature: Number = Field(default=0.7, ge=0, le=5)
-    """0 is greedy, and repeatable. Summaries and extracted answers are always greedy."""
+    """0 is greedy, and repeatable; so is all below 0.0001. Summaries and extracted answers are always greedy."""
     top_p: Number = Field(default=0.9, gt=0, le=1)
     stream: StrictBool = False
     """Answer with server-sent events, piece by piece."""

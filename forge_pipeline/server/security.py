@@ -7,14 +7,17 @@ In order:
 3. the API key and its scope;
 4. no NUL in the address, which no database and no file name takes;
 5. the body: its type, its size, counted as it comes, and within the time it may take; then that it is strict JSON:
-   no NaN, no half of a surrogate pair, not nested deeper than 64 levels.
+   no NaN, no half of a surrogate pair, no key twice in an object, not nested deeper than 64 levels.
 
 Refusals have the one error envelope.
 """
 
 import asyncio
+import json
 import time
+from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic_core import from_json
 from starlette.datastructures import Headers
@@ -182,6 +185,14 @@ def _check_json(body: bytes) -> None:
         level = [part for part in inside if isinstance(part, dict | list)]
     if level:
         raise RequestError(f"The body is nested deeper than {_DEPTH} levels")
+    json.loads(body, object_pairs_hook=_without_repeats, parse_int=str)  # no integer is too long for a string
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> None:
+    keys = Counter(key for key, _ in pairs)
+    twice = [key for key, count in keys.items() if count > 1]
+    if twice:
+        raise RequestError(f"The body is ambiguous: an object has the key {twice[0][:80]!r} more than once")
 
 
 def _asked_by_another_site(scope: Scope, headers: Headers) -> bool:
@@ -209,7 +220,7 @@ async def _refuse(error: ForgeError, scope: Scope, receive: Receive, send: Send)
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:120]})
         return
-    await refusal(error)(scope, receive, send)
+    await refusal(error, scope["path"])(scope, receive, send)
 
 
 def _without_port(host: str) -> str:

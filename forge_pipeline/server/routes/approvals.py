@@ -1,20 +1,23 @@
 """Releases that wait for people: list, one, its bundle, a decision; and the rollback of an alias."""
 
-import tempfile
-from pathlib import Path
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
-from forge_pipeline.annex_iv import AnnexIvBundle, write_archive
+from forge_pipeline.annex_iv import AnnexIvBundle
+from forge_pipeline.integrity import Manifest
 from forge_pipeline.server import decisions
 from forge_pipeline.server.approval_schemas import ApprovalList, ApprovalRequest, Decide, Rollback, RolledBack
+from forge_pipeline.server.archives import zip_pieces
 from forge_pipeline.server.errors import ConflictError, NotFoundError
+from forge_pipeline.server.schemas import ModelId
 
 router = APIRouter(tags=["Approvals"])
 
 
 @router.get("/api/approvals")
-def list_approvals(request: Request, state: str = "open") -> ApprovalList:
+def list_approvals(request: Request, state: Literal["open", "all"] = "open") -> ApprovalList:
     """Releases that wait for people, oldest first; with `state=all` those that wait no more too."""
     app = request.app.state
     found = decisions.requests(app.registry, all_of_them=state == "all")
@@ -37,23 +40,25 @@ def decide(request: Request, request_id: str, body: Decide) -> ApprovalRequest:
 @router.get("/api/approvals/{request_id}/bundle", response_class=Response)
 def bundle(request: Request, request_id: str) -> Response:
     """The bundle that the request is about, as a ZIP file; refused if its bytes are others by now."""
-    found = decisions.request(request.app.state.registry, request_id)
-    if found.bundle_path is None:
+    registry = request.app.state.registry
+    found, folder = decisions.request(registry, request_id), decisions.bundle_folder(registry, request_id)
+    if folder is None:
         raise NotFoundError("The bundle does not lie on this machine; ask whoever made it")
-    opened = AnnexIvBundle.open(found.bundle_path)
+    opened = AnnexIvBundle.open(folder)
     if opened.digest != found.bundle:
         raise ConflictError(f"The bundle is {opened.digest} now; the request is about {found.bundle}")
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder, "bundle.zip")
-        write_archive(opened.path, archive)
-        data = archive.read_bytes()
-    name = f"annex-iv-{opened.digest.short}.zip"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(data, media_type="application/zip", headers=headers)
+    manifest = Manifest.of_directory(opened.path)
+    headers = {
+        "ETag": f'"{manifest.digest}"',
+        "Content-Disposition": f'attachment; filename="annex-iv-{opened.digest.short}.zip"',
+    }
+    return StreamingResponse(
+        zip_pieces(opened.path, manifest, "annex_iv"), media_type="application/zip", headers=headers
+    )
 
 
 @router.post("/api/models/{model_id}/rollback")
-def rollback(request: Request, model_id: int, body: Rollback) -> RolledBack:
+def rollback(request: Request, model_id: ModelId, body: Rollback) -> RolledBack:
     """Make an alias that means this model mean the one before; needs the scope `admin` where there are keys."""
     app = request.app.state
     row, _ = app.catalog.row(model_id)

@@ -18,6 +18,7 @@ from forge_pipeline.server.artifact_schemas import (
 )
 from forge_pipeline.server.artifacts import Artifact
 from forge_pipeline.server.errors import NotFoundError, envelope
+from forge_pipeline.server.schemas import ModelId
 
 router = APIRouter(tags=["Models"])
 
@@ -34,7 +35,7 @@ _BYTES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/api/models/{model_id}/artifacts")
-def list_artifacts(request: Request, model_id: int) -> ArtifactList:
+def list_artifacts(request: Request, model_id: ModelId) -> ArtifactList:
     """What belongs to a model: its files, GGUF, card, bundle, its data's audit; and why what is missing is missing."""
     return ArtifactList(artifacts=[_body(model_id, found) for found in _artifacts(request, model_id)])
 
@@ -42,7 +43,7 @@ def list_artifacts(request: Request, model_id: int) -> ArtifactList:
 @router.get("/api/models/{model_id}/download/{kind}", response_class=Response, responses=_BYTES)
 def download(
     request: Request,
-    model_id: int,
+    model_id: ModelId,
     kind: ArtifactKind,
     name: Annotated[str | None, Query(description="Which GGUF file; by default the first")] = None,
 ) -> Response:
@@ -64,13 +65,15 @@ def download(
     assert artifact.path is not None
     manifest = request.app.state.verifier.check(artifact.path, artifact.digest)
     if artifact.folder:
+        if request.scope.get("is_head"):  # nobody would read what is packed
+            return StreamingResponse(iter(()), media_type=artifact.media_type, headers=headers)
         pieces = zip_pieces(artifact.path, manifest, artifact.folder)
         return StreamingResponse(pieces, media_type=artifact.media_type, headers=headers)
     return _file(request, artifact, headers)
 
 
 @router.post("/api/models/{model_id}/push")
-def push_model(request: Request, model_id: int, body: PushModel) -> Queued:
+def push_model(request: Request, model_id: ModelId, body: PushModel) -> Queued:
     """Queue the push of a model and its card to the Hugging Face Hub; a job of its own, beside any training."""
     state = request.app.state
     row, _ = state.catalog.row(model_id)
@@ -79,7 +82,7 @@ def push_model(request: Request, model_id: int, body: PushModel) -> Queued:
 
 
 @router.post("/api/models/{model_id}/export")
-def export_model(request: Request, model_id: int, body: ExportModel) -> Queued:
+def export_model(request: Request, model_id: ModelId, body: ExportModel) -> Queued:
     """Queue the making of a model's GGUF files and Annex IV bundle; a job of its own, beside any training."""
     state = request.app.state
     row, _ = state.catalog.row(model_id)

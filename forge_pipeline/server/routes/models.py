@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 
 from forge_pipeline.server.catalog import ModelQuery
-from forge_pipeline.server.schemas import Deleted, ModelDetails, ModelList, ModelPage
+from forge_pipeline.server.schemas import Deleted, ModelDetails, ModelId, ModelList, ModelPage
 
 router = APIRouter(tags=["Models"])
 
@@ -29,14 +29,14 @@ def list_models(
 
 
 @router.get("/api/models/{model_id}")
-def get_model(request: Request, model_id: int) -> ModelDetails:
+def get_model(request: Request, model_id: ModelId) -> ModelDetails:
     """One model: what it was made from, how, and how well it did."""
     details: ModelDetails = request.app.state.catalog.model(model_id)
     return details
 
 
 @router.delete("/api/models/{model_id}")
-def delete_model(request: Request, model_id: int) -> Deleted:
+def delete_model(request: Request, model_id: ModelId) -> Deleted:
     """Remove a model and its files."""
     state = request.app.state
     row, _ = state.catalog.row(model_id)

@@ -1,15 +1,13 @@
-"""/v1/models, /v1/models/{model} and /v1/chat/completions, in OpenAI's shapes; errors have this server's one shape."""
+"""/v1/models, /v1/models/{model} and /v1/chat/completions, in OpenAI's shapes, errors too."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
-from forge_pipeline.server.chat_completions import Completion, find_model, question_of, served_models
-from forge_pipeline.server.chat_schemas import ChatCompletion, ChatRequest, ServedModel, ServedModels
-from forge_pipeline.server.errors import NotFoundError
+from forge_pipeline.server.chat_completions import Completion, find_model, question_of, served_model, served_models
+from forge_pipeline.server.chat_schemas import ChatCompletion, ChatRequest, OpenAIErrorBody, ServedModel, ServedModels
 from forge_pipeline.server.event_streams import STREAM, streamed, whole
-from forge_pipeline.server.schemas import ErrorBody
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -23,14 +21,12 @@ def list_served_models(request: Request) -> ServedModels:
 @router.get("/v1/models/{model}")
 def get_served_model(request: Request, model: str) -> ServedModel:
     """One of them."""
-    listed = served_models(request.app.state.catalog.models())
-    found = next((each for each in listed if each.id == model), None)
-    if found is None:
-        raise NotFoundError(f"There is no model {model!r}; GET /v1/models lists them")
-    return found
+    return served_model(request.app.state.catalog, model)
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses={**STREAM, 503: {"model": ErrorBody}})
+@router.post(
+    "/v1/chat/completions", response_model=ChatCompletion, responses={**STREAM, 503: {"model": OpenAIErrorBody}}
+)
 async def complete_chat(request: Request, body: ChatRequest) -> Any:
     """Continue a conversation. With `stream`, chunks as server-sent events, then `data: [DONE]`."""
     state = request.app.state

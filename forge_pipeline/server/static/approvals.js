@@ -54,7 +54,7 @@ function request(item) {
     ${item.decisions.length ? html`<h3>Decisions</h3>${table(["Decision", "By", "Identity", "Reason", "Counts"], item.decisions.map((made) => [badge(made.decision), made.approver, made.identity.replace("_", " "), made.reason, made.not_counted || "yes"]))}` : nothing}
     <p>${item.signed_only ? "Only signed decisions count. Check the model's digest, then type:" : "To sign the decision, which is stronger, check the model's digest and type:"}</p>
     <pre>${item.command}</pre>
-    ${item.bundle_path ? button("Download the bundle", () => attempt("approval", () => download(path, `annex-iv-${item.request_id}.zip`))) : nothing}
+    ${item.has_bundle ? button("Download the bundle", () => attempt("approval", () => download(path, `annex-iv-${item.request_id}.zip`))) : nothing}
     ${decision(item)}
   </article>`;
 }

@@ -12,6 +12,7 @@ from forge_pipeline.annex_iv.model_card import render_model_card
 from forge_pipeline.evaluation import SafetyReport
 from forge_pipeline.integrity import Digest
 from forge_pipeline.models import BaseModelRecord
+from forge_pipeline.models.heads import HEADS
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -44,6 +45,13 @@ def measured(evidence: Any) -> Any:
         base_unsafe=3,
     )
     return replace(evidence, benchmark=replace(evidence.benchmark, comparisons=(compared,)), safety=safety)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_hub_is_told_what_the_model_does(evidence: Any, head: Any) -> None:
+    record = replace(evidence.model_record, head=head)
+    tag = card(replace(evidence, model_record=record)).data.pipeline_tag
+    assert (tag == "text-generation") is (head == "causal-lm")
 
 
 def test_the_hub_reads_every_metric_with_its_error_and_interval(evidence: Any) -> None:

@@ -183,8 +183,12 @@ def check_envelope(reply: httpx.Response, *codes: int) -> str:
     assert reply.headers["content-type"] == "application/json"
     body = reply.json()
     assert body.keys() >= {"error", "detail", "status_code"}
-    assert isinstance(body["error"], str)
-    assert body["error"]
+    if str(reply.url.path).startswith("/v1/"):  # OpenAI's clients read their message from an object
+        assert body["error"].keys() == {"message", "type", "param", "code"}
+        assert body["error"]["message"] == body["detail"]
+    else:
+        assert isinstance(body["error"], str)
+        assert body["error"]
     assert isinstance(body["detail"], str)
     assert body["status_code"] == reply.status_code
     assert "Traceback" not in body["detail"]

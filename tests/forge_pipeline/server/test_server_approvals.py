@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ import pytest
 
 from forge_pipeline.annex_iv import BundleInputs
 from forge_pipeline.annex_iv.example import example_inputs
+from forge_pipeline.client import ForgeClient
+from forge_pipeline.client.transfers import manifest_of_zip
 from forge_pipeline.config.operation import ReleaseSection
-from forge_pipeline.integrity import Digest
+from forge_pipeline.integrity import Digest, Manifest
 from forge_pipeline.registry import Registry
 from forge_pipeline.release import approve
 from tests.forge_pipeline.release.lines import WHY, Line, key_file, make_bundled, open_line
@@ -71,7 +74,7 @@ def body(line: Line, decision: str = "granted", **changes: Any) -> dict[str, Any
     return {"decision": decision, "reason": WHY, "model": line.subject} | changes
 
 
-def test_what_is_shown_is_what_the_log_holds(studio: Studio, make_line: Callable[..., Line]) -> None:
+def test_what_is_shown_is_what_the_log_holds(studio: Studio, make_line: Callable[..., Line], tmp_path: Path) -> None:
     line = make_line(approvals=2)
     request = ask(line)
     listed = studio.get("/api/approvals", headers=key("read")).json()
@@ -83,6 +86,13 @@ def test_what_is_shown_is_what_the_log_holds(studio: Studio, make_line: Callable
     assert found["command"].startswith(f"forge approve {request} --model {line.subject[7:19]}")
     zipped = studio.get(f"/api/approvals/{request}/bundle", headers=key("read"))
     assert "annex_iv/annex_iv.json" in zipfile.ZipFile(io.BytesIO(zipped.content)).namelist()
+    # What came is the bundle: the client makes its manifest again from the ZIP, and keeps no other bytes.
+    assert zipped.headers["etag"] == f'"{Manifest.of_directory(line.bundle.path).digest}"'
+    with ForgeClient(studio.url, api_key="read") as client:
+        kept = client.approval_bundle(request, tmp_path)
+    assert manifest_of_zip(kept) == Manifest.of_directory(line.bundle.path)
+    assert found["has_bundle"] is True
+    assert str(line.bundle.path) not in json.dumps(listed)
     (line.bundle.path / "model_card.md").write_text("# Better numbers")
     assert "the request is about" in check_envelope(
         studio.get(f"/api/approvals/{request}/bundle", headers=key("read")), 409

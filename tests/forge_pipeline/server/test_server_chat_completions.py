@@ -177,6 +177,33 @@ def test_what_is_not_offered_is_400_and_named(studio: Studio, models: dict[str, 
     assert field in check_envelope(reply, 400)
 
 
+SAID: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "a field that is not offered": ({"n": 2}, "n", "n: is not offered by this server"),
+    "a list that is too long": ({"stop": list("abcde")}, "stop", "List should have at most 4 items"),
+    "no content": (
+        {"messages": [{"role": "user", "content": None}]},
+        "messages.0.content",
+        "a valid string or a valid",
+    ),
+    "no such model": ({"model": "nobody"}, None, "There is no model 'nobody'"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_openais_client_says_what_is_wrong(client: Any, models: dict[str, int], name: str) -> None:
+    changes, field, words = SAID[name]
+    with pytest.raises(openai.APIStatusError) as raised:
+        client.chat.completions.create(**{"model": "support", "messages": ASKED} | changes)
+    assert words in str(raised.value)
+    assert (raised.value.param, raised.value.type) == (field, "invalid_request_error")
+
+
+def test_a_model_can_be_looked_up_by_whatever_a_request_may_call_it(client: Any, models: dict[str, int]) -> None:
+    number = str(models["support"])
+    assert client.models.retrieve(number).id == number
+    assert client.models.retrieve(f"{number}:base").id == f"{number}:base"
+
+
 MESSAGES: dict[str, Any] = {
     "a tool's": {"role": "tool", "content": "4", "tool_call_id": "a"},
     "with a tool call": {"role": "assistant", "content": "", "tool_calls": [{"id": "a"}]},
@@ -198,6 +225,7 @@ def test_what_asks_for_nothing_is_let_pass(client: Any, models: dict[str, int]) 
     nothing = {
         "n": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "tools": [], "tool_choice": "none",
         "response_format": {"type": "text"}, "logit_bias": None, "user": "me", "stop": None, "seed": None,
+        "safety_identifier": "me", "prompt_cache_key": "mine", "reasoning_effort": "none",
     }  # fmt: skip
     parts = [{"role": "user", "content": [{"type": "text", "text": "Name a "}, {"type": "text", "text": "color."}]}]
     assert said(client, "support", extra_body=nothing, messages=parts) == said(client, "support")

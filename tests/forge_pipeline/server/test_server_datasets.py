@@ -167,7 +167,7 @@ def test_each_schema_of_the_contract_is_known(schema: str, tmp_path: Path) -> No
         ({"text": "c"}, ".text must be a list of strings"),
         ([1], "must be a list of strings"),
         (" ", "is empty"),
-        (3, "must be a string, found int"),
+        (3, "must be a string, found a number"),
     ],
     ids=str,
 )
@@ -177,6 +177,50 @@ def test_answers_are_looked_for_in_their_context(answers: Any, words: str | None
     report = inspect_file(path, ("context, question, answers",))
     assert report.valid is (words is None)
     assert words is None or words in report.errors[0]
+
+
+_ROW = b'{"input": "a", "output": "b"}'
+# What a file holds -> the words of its first finding; None: it is fine.
+FILES: dict[str, tuple[bytes, str | None]] = {
+    "a byte order mark": (b"\xef\xbb\xbf" + _ROW, None),
+    "Windows' line ends": (_ROW + b"\r\n" + _ROW + b"\r\n", None),
+    "null for what is not there": (b'{"input": "a", "output": "b", "system": null}', None),
+    "a tool call without words": (
+        b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": [{}]}]}',
+        None,
+    ),
+    "an integer of 5000 digits": (b'{"input": ' + b"9" * 5000 + b"}", "line 1: cannot be read: a number has more than"),
+    "half of a surrogate pair": (rb'{"input": "\ud800", "output": "b"}', "line 1: cannot be read: text with half of"),
+    "a key twice": (b'{"input": "a", "input": "b", "output": "c"}', "line 1: cannot be read: duplicate key 'input'"),
+    "NaN": (b'{"input": NaN, "output": "c"}', "line 1: cannot be read: NaN is not JSON"),
+    "one list of rows": (b"[" + _ROW + b"]", "line 1: is a list; expected an object. A dataset is JSON Lines"),
+    "a row over three lines": (b'{\n"text": "a"\n}', "A dataset is JSON Lines: one object a line"),
+    "a row of a number": (b"3", "line 1: is a number; expected an object"),
+    "a number for text": (b'{"text": 3}', "must be a string, found a number"),
+    "nobody answers": (b'{"messages": [{"role": "user", "content": "a"}]}', "holds no message of the assistant"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_wrong_with_a_line_is_said_in_words_and_is_what_the_run_would_say(name: str, tmp_path: Path) -> None:
+    content, words = FILES[name]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    report = inspect_file(path)
+    assert report.valid is (words is None), report
+    assert words is None or words in report.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"text": "a"}'.encode("utf-16"), "begins like UTF-16. Save it as UTF-8"),
+        (b"\x1f\x8b\x08\x00", "compressed with gzip"),
+        (b'{"text": "a"}\n{"text": "\xe9"}', "byte 11 of line 2"),
+    ],
+)
+def test_a_file_of_another_encoding_is_called_by_its_name(server: Studio, content: bytes, words: str) -> None:
+    assert words in check_envelope(server.upload("rows.jsonl", content), 400)
 
 
 def test_odd_lines_are_findings_and_not_crashes(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from forge_pipeline.server.export_jobs import ExportJobs
 from forge_pipeline.server.jobs import JobTable
 from forge_pipeline.server.launchers import EXPORT_ASSETS, TRAINING_ASSETS, LaunchError, RunState, RunStatus
 from forge_pipeline.server.schemas import StartTraining
-from tests.forge_pipeline.server.served import Endless, Studio, check_envelope, in_thread, settings_for, wait_for
+from tests.forge_pipeline.server.served import (
+    TRAINABLE,
+    Endless,
+    Studio,
+    check_envelope,
+    in_thread,
+    jsonl,
+    settings_for,
+    wait_for,
+)
 from tests.forge_pipeline.server.shelved import Shelved, shelve
 
 
@@ -131,6 +140,21 @@ def test_an_export_is_a_run_of_the_jobs_own_partition_beside_any_training(
     assert [event["status"] for event in events] == ["queued", "running", "running", "completed"]
     check_envelope(studio.post(f"/api/jobs/{job['job_id']}/retry"), 409)
     check_envelope(studio.post(f"/api/jobs/{job['job_id']}/cancel"), 409)
+
+
+def test_an_export_that_waits_for_a_training_says_so(studio: Studio, models: Models, launcher: Launcher) -> None:
+    rows = studio.upload("rows.jsonl", jsonl(TRAINABLE)).json()["filename"]
+    training = studio.start(dataset=rows).json()["job_id"]
+    job_id = export(studio, models.bare)
+    assert begun(studio, job_id)["status"] == "running", "what comes before the fine-tune needs no accelerator"
+    progress = studio.data_dir / "progress" / f"run-{training}.jsonl"
+    progress.write_text('{"ts": 1, "stage": "fine_tune", "step": 1, "total": 9}\n')
+    waiting = studio.job(job_id)
+    assert waiting["status"] == "queued"
+    assert f"waits for the accelerator, which one stage at a time uses: job {training} trains" in waiting["message"]
+    studio.post("/api/stop_training")
+    assert studio.job(job_id)["status"] == "running"
+    assert studio.post(f"/api/jobs/{job_id}/cancel").json()["status"] == "stopped"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {

@@ -66,6 +66,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "an integer of 200,000 digits": (b'{"lora_r": ' + b"9" * 200_000 + b"}", ""),
     "an integer of 400 digits": (b'{"lora_r": ' + b"9" * 400 + b"}", "lora_r"),
     "UTF-16": ('{"task": "text-generation"}'.encode("utf-16"), "not valid JSON"),
+    "a key twice": (b'{"task": "text-generation", "task": "summarization"}', "'task' more than once"),
     "a NUL in a name": (rb'{"task": "text-generation", "model_name": "a\u0000b", "dataset": "rows.jsonl"}', "NUL"),
     "1,000 unknown fields": (json.dumps({f"f{i}": 1 for i in range(1000)}).encode(), "more"),
 }

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.forge_pipeline.server.served import Studio, check_envelope, in_thread, settings_for
+from tests.forge_pipeline.server.served import (
+    TRAINABLE,
+    Endless,
+    Studio,
+    check_envelope,
+    in_thread,
+    jsonl,
+    settings_for,
+)
 from tests.forge_pipeline.server.served_models import register
 
 PATH = "/api/playground/generate"
@@ -51,6 +59,12 @@ def test_greedy_is_repeatable_and_leaves_the_prompt_out(studio: Studio, chat_mod
     }
     assert len(answers) == 1
     assert prompt not in answers.pop()
+
+
+def test_a_temperature_near_zero_is_zero(studio: Studio, chat_model: int) -> None:
+    body = {"model_id": chat_model, "prompt": "Name a color.", "max_new_tokens": 8}
+    coldest = generate(studio, **body, temperature=1e-320)
+    assert coldest["generated_text"] == generate(studio, **body, temperature=0)["generated_text"]
 
 
 def test_a_model_that_learnt_plain_text_is_asked_in_plain_text(
@@ -170,3 +184,18 @@ def test_a_model_of_the_pipelines_lines_is_listed_described_and_deleted(studio: 
     assert studio.http.delete(f"/api/models/{model_id}").json()["status"] == "deleted"
     assert not (studio.data_dir / "store" / "line-model").exists()
     check_envelope(studio.post(PATH, json={"model_id": model_id, "prompt": "a"}), 404)
+
+
+def test_a_chat_while_a_training_runs_is_answered_and_leaves_it_alone(tmp_path: Path, tiny_model: Path) -> None:
+    """Conformance row P6."""
+    with in_thread(settings_for(tmp_path), Endless()) as training:
+        model_id = register(training, tiny_model, "chat", chat=True)
+        training.upload("rows.jsonl", jsonl(TRAINABLE))
+        job_id = training.start().json()["job_id"]
+        training.until("training")
+        assert generate(training, model_id=model_id, prompt="a", max_new_tokens=2)["tokens_generated"] <= 2
+        body = {"model": str(model_id), "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+        assert training.post("/v1/chat/completions", json=body).status_code == 200
+        status = training.status()
+        assert (status["status"], status["job_id"]) == ("training", job_id)
+        training.post("/api/stop_training")

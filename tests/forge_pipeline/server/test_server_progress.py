@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from forge_pipeline.progress import Progress, ProgressFile
+from forge_pipeline.server.dagster_queries import reason_of
 from forge_pipeline.server.errors import ConflictError
 from forge_pipeline.server.jobs import Job, JobTable
 from forge_pipeline.server.progress import Audience, Figures, ProgressTail, epoch_of, training_status
@@ -50,6 +51,46 @@ def test_the_steps_of_rlhf_are_its_policys(tmp_path: Path) -> None:
     report(Progress("fine_tune", 1, 4, "training", metrics={"loss": 0.1}))
     status = training_status(job(), tail.read())
     assert (status.current_step, status.total_steps, status.progress, status.loss) == (1, 4, 25.0, 0.1)
+
+
+def test_a_fine_tune_that_was_ended_early_is_not_whole() -> None:
+    """It saves what it has, and reports that as its total; the job has done 800 of 16000 updates."""
+    figures = Figures()
+    for step, total, message in ((0, 16000, ""), (800, 16000, "training"), (800, 800, "saved")):
+        figures = figures.after({"stage": "fine_tune", "step": step, "total": total, "message": message})
+    assert (figures.step, figures.total) == (800, 16000)
+
+
+FAILURE = {"__typename": "RunFailureEvent", "message": "This run has been marked as failed from outside", "error": None}
+REASONS: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "a code location that does not load": (
+        [
+            {"__typename": "EngineEvent", "error": None},
+            {"__typename": "EngineEvent", "error": {"message": "a.b.LoadError: no x\n at"}},
+            FAILURE,
+        ],
+        "Dagster could not do this run: LoadError: no x",
+    ),
+    "a step before all else": (
+        [
+            {"__typename": "EngineEvent", "error": {"message": "a.b.Other: y"}},
+            {
+                "__typename": "ExecutionStepFailureEvent",
+                "stepKey": "studio__recipe",
+                "error": {"message": "a.DataError: z", "errorChain": []},
+            },
+            FAILURE,
+        ],
+        "recipe: DataError: z",
+    ),
+    "nothing else": ([FAILURE], "This run has been marked as failed from outside"),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_run_that_failed_says_what_made_it_fail(name: str) -> None:
+    events, words = REASONS[name]
+    assert reason_of(events) == words
 
 
 def test_a_tail_follows_a_file_that_grows_and_ignores_what_is_no_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Conformance rows T5 to T9, T12: what is refused before a job exists."""
 
+import re
 import socket
 import sys
 from importlib.util import find_spec
@@ -10,11 +11,11 @@ import pytest
 import yaml
 
 from forge_pipeline.config import load_config
-from forge_pipeline.server import availability
+from forge_pipeline.server import availability, places
 from forge_pipeline.server.errors import RequestError
 from forge_pipeline.server.recipes import build_recipe, to_yaml
 from forge_pipeline.server.schemas import StartTraining
-from tests.forge_pipeline.server.served import TRAINABLE, Studio, check_envelope, jsonl
+from tests.forge_pipeline.server.served import TRAINABLE, Studio, check_envelope, jsonl, settings_for
 
 
 @pytest.mark.parametrize("field", ["task", "model_name", "dataset"])
@@ -123,7 +124,7 @@ ROWS = {
     "kto without a label": ([{"prompt": "a", "completion": "b"}] * 12, {"strategy": "kto"}, ["'label'"]),
     "an empty answer": ([*TRAINABLE, {"input": "a", "output": " "}], {}, ["line 13", "'output' is empty"]),
     "two kinds of rows": ([*TRAINABLE, {"text": "abc"}], {}, ["line 13", "(text)"]),
-    "a number for text": ([{"input": 1, "output": "b"}] * 12, {}, ["must be a string, found int"]),
+    "a number for text": ([{"input": 1, "output": "b"}] * 12, {}, ["must be a string, found a number"]),
     "pairs that have nothing rejected": (
         [{"prompt": "a", "chosen": "b"}] * 12,
         {"strategy": "rlhf"},
@@ -200,6 +201,45 @@ def test_a_url_is_refused_and_not_fetched(server: Studio) -> None:
 @pytest.mark.parametrize("name", ["/etc", "../somewhere", "~/model", "a/b/c", "package:os/path.py", "file:x", "a\0b"])
 def test_a_model_outside_the_roots_is_refused(server: Studio, name: str) -> None:
     check_envelope(server.start(model_name=name), 400)
+
+
+FOLDERS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "nothing in it": ((), "holds no model (no config.json)"),
+    "an adapter": (("adapter_config.json",), "holds an adapter"),
+    "a model": (("config.json",), None),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_without_a_model_is_refused_before_a_job_is_made(name: str, tmp_path: Path) -> None:
+    files, words = FOLDERS[name]
+    folder = tmp_path / "models" / "own"
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_text("{}")
+    settings = settings_for(tmp_path / "data", model_roots=(tmp_path / "models",))
+    if words is None:
+        assert places.base_model(settings, str(folder)) == str(folder)
+        return
+    with pytest.raises(RequestError, match=re.escape(f"model_name: the folder 'own' {words}")):
+        places.base_model(settings, str(folder))
+
+
+def test_float16_on_a_cpu_is_refused_at_once(server: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability, "accelerator", lambda: "cpu")
+    assert check_envelope(server.start(fp16=True), 400).startswith("fp16: ")
+
+
+WORDS = {
+    "a number as text": ({"learning_rate": "0.1"}, "learning_rate: found '0.1'. Input should be a valid number"),
+    "nothing": ({"dataset": " "}, "dataset: found ''. String should have at least 1 character"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_wrong_value_is_named_once_and_in_plain_words(server: Studio, name: str) -> None:
+    changes, words = WORDS[name]
+    assert check_envelope(server.start(**changes), 400) == words
 
 
 def test_a_job_that_dagster_cannot_take_is_failed_and_the_next_start_is_free(server: Studio) -> None:

@@ -52,6 +52,36 @@ def test_a_wrong_method_is_405_and_names_the_right_one(server: Studio) -> None:
     assert reply.headers["Allow"] == "POST"
 
 
+@pytest.mark.parametrize("path", ["/", "/api/health", "/api/datasets", "/openapi.json", "/v1/models"])
+def test_head_is_answered_as_get_is_without_the_body(server: Studio, path: str) -> None:
+    head, get = server.http.head(path), server.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    {
+        "/api/jobs?stats=failed": "it takes limit, after, status",
+        "/api/models?limit=1&limit=2": "limit: comes 2 times",
+        "/api/health?verbose=1": "it takes none",
+        "/api/approvals?state=closed": "'open' or 'all'",
+    }.items(),
+)
+def test_a_parameter_that_would_be_ignored_is_refused(server: Studio, address: str, words: str) -> None:
+    assert words in check_envelope(server.get(address), 400)
+
+
+def test_clients_of_openai_may_add_parameters_of_their_own(server: Studio) -> None:
+    assert server.get("/v1/models?api-version=1").status_code == 200
+
+
+@pytest.mark.parametrize("spelt", ["1_0", "+1", "1%20", "%201", "1.0", "\uff11", "1e0"])
+def test_an_id_has_one_spelling(server: Studio, spelt: str) -> None:
+    assert "plain digits" in check_envelope(server.http.request("DELETE", f"/api/models/{spelt}"), 400)
+
+
 @pytest.mark.parametrize("route", JSON_ROUTES)
 @pytest.mark.parametrize(
     ("content", "content_type", "status"),

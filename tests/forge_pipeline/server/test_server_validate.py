@@ -143,6 +143,7 @@ def test_a_model_without_a_configuration_has_no_estimate_and_is_not_looked_for_a
 
     empty = Path(model).with_name("empty")
     empty.mkdir()
+    (empty / "config.json").write_text("{}")
     found = validate(studio, model_name=str(empty))
     assert (found["valid"], found["estimate"]) == (True, None)
     assert "No estimate" in found["notes"][0]
