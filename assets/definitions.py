@@ -1,8 +1,8 @@
 """The one `defs`: every recipe in configs/ as an asset group, and the studio line for REST jobs.
 
 `dagster asset materialize -m assets.definitions --select 'group:<line>'` runs a whole line.
-Settings are read here, once: FORGE_HOME, FORGE_STORE, FORGE_CONFIGS, FORGE_DATABASE_URL; and in
-`assets.asset_pages` FORGE_SOURCE_URL.
+Settings are read here, once: FORGE_HOME, FORGE_STORE, FORGE_CONFIGS, FORGE_REGISTRY_URL or
+FORGE_DATABASE_URL; and in `assets.asset_pages` FORGE_SOURCE_URL.
 """
 
 import os
@@ -34,11 +34,10 @@ from assets import (
     tokenization,
 )
 from assets.asset_pages import with_pages
-from assets.base_lines import build_refused_line, rings
+from assets.base_lines import build_refused_line
 from assets.line import Line
-from forge_pipeline.config import load_config
-from forge_pipeline.database import DATABASE_VARIABLE
-from forge_pipeline.errors import ConfigError
+from assets.recipe_files import STUDIO, BrokenFile, read_recipes
+from forge_pipeline.database import DATABASE_VARIABLE, REGISTRY_VARIABLE
 from resources.environment import CHECKOUT
 from resources.evidence import AuditLogResource, RegistryResource
 from resources.home import Home
@@ -181,19 +180,15 @@ def build_definitions(
     allow_temporary_instance: bool = False,
 ) -> dg.Definitions:
     """The whole code location from a folder of recipes."""
-    lines, loaded = [], {}
-    for file in sorted(configs.glob("*.yaml")):
-        try:
-            loaded[file] = load_config(str(file))
-        except ConfigError:  # its `recipe` asset reports the error when it is materialized
-            lines.append(build_broken_line(file.stem, file))
-    refused = rings(loaded.values())
-    for file, config in loaded.items():
-        if reason := refused.get(config.name):
-            lines.append(build_refused_line(config.name, file, reason))
+    lines = []
+    for found in read_recipes(configs):
+        if isinstance(found, BrokenFile):
+            lines.append(build_broken_line(found.name, found.file))
+        elif found.refused:
+            lines.append(build_refused_line(found.config.name, found.file, found.refused))
         else:
-            lines.append(build_line(Line(config.name, file, config)))
-    lines.append(build_line(Line("studio", partitions=STUDIO_JOBS)))
+            lines.append(build_line(Line(found.config.name, found.file, found.config)))
+    lines.append(build_line(Line(STUDIO, partitions=STUDIO_JOBS)))
     return dg.Definitions.merge(
         *lines,
         dg.Definitions(
@@ -206,10 +201,13 @@ def build_definitions(
 
 
 _home = Home.from_environment()
+_named = [name for name in (REGISTRY_VARIABLE, DATABASE_VARIABLE) if os.environ.get(name)]
 defs = build_definitions(
     configs=Path(os.environ.get("FORGE_CONFIGS", CHECKOUT / "configs")),
     home=_home,
     store_root=os.environ.get("FORGE_STORE", str(_home.store)),
     # By its name: Dagster shows the values of resources to everybody who may look, and a URL may hold a password.
-    registry_url=dg.EnvVar(DATABASE_VARIABLE) if os.environ.get(DATABASE_VARIABLE) else None,
+    registry_url=next(
+        (dg.EnvVar(each) for each in (REGISTRY_VARIABLE, DATABASE_VARIABLE) if os.environ.get(each)), None
+    ),
 )

@@ -22,6 +22,7 @@ from sqlalchemy.types import TypeDecorator
 from forge_pipeline.errors import ConfigError
 
 DATABASE_VARIABLE = "FORGE_DATABASE_URL"
+REGISTRY_VARIABLE = "FORGE_REGISTRY_URL"
 _SCHEMA_LOCK = 0x666F726765  # "forge": whoever makes or changes tables holds it
 _BUSY = 30  # seconds that a writer waits for another one's transaction
 
@@ -46,6 +47,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 def database_url(environment: Mapping[str, str], home: Path) -> str:
     """FORGE_DATABASE_URL, else the SQLite file of the registry under FORGE_HOME."""
     return environment.get(DATABASE_VARIABLE) or f"sqlite:///{home / 'registry.sqlite'}"
+
+
+def registry_url(environment: Mapping[str, str], home: Path) -> str:
+    """FORGE_REGISTRY_URL, for a registry apart from the job table; else `database_url`."""
+    return environment.get(REGISTRY_VARIABLE) or database_url(environment, home)
 
 
 def open_engine(url: str) -> Engine:

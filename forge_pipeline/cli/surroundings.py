@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 def open_registry(environ: Mapping[str, str] = os.environ) -> "Registry":
     """The registry of FORGE_REGISTRY_URL, else of FORGE_DATABASE_URL, else the one under FORGE_HOME."""
-    from forge_pipeline.database import database_url
+    from forge_pipeline.database import registry_url
     from forge_pipeline.models import forge_home
     from forge_pipeline.registry import Registry
 
-    return Registry(environ.get("FORGE_REGISTRY_URL") or database_url(environ, forge_home()))
+    return Registry(registry_url(environ, forge_home()))
 
 
 def has_registry(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether there is a registry: one that is named, or a file under FORGE_HOME."""
-    from forge_pipeline.database import DATABASE_VARIABLE
+    from forge_pipeline.database import DATABASE_VARIABLE, REGISTRY_VARIABLE
     from forge_pipeline.models import forge_home
 
-    named = any(environ.get(name) for name in ("FORGE_REGISTRY_URL", DATABASE_VARIABLE))
+    named = any(environ.get(name) for name in (REGISTRY_VARIABLE, DATABASE_VARIABLE))
     return named or (forge_home() / "registry.sqlite").exists()
 
 
@@ -167,11 +167,11 @@ def redacted_store(url: str) -> str:
 
 def registered_releases(home: Path, environ: Mapping[str, str] = os.environ) -> "tuple[Digest, ...]":
     """The models that the registry calls, or called, released; none where there is no registry yet."""
-    from forge_pipeline.database import database_url
+    from forge_pipeline.database import registry_url
     from forge_pipeline.registry import Registry
 
-    url = environ.get("FORGE_REGISTRY_URL") or database_url(environ, home)
-    if url == database_url({}, home) and not (home / "registry.sqlite").is_file():
+    url = registry_url(environ, home)
+    if url == registry_url({}, home) and not (home / "registry.sqlite").is_file():
         return ()
     registry = Registry(url)
     try:

@@ -30,6 +30,7 @@ from forge_pipeline.config.training import TrainingSection
 from forge_pipeline.errors import ConfigError
 
 _NAME = re.compile(r"[a-z0-9_]{1,32}")
+_TAKEN = {"studio": "the line of the studio's jobs", "api": "the name of the REST API's audit log"}
 
 # Accepted so that a recipe written for a peer loads, refused where a value would be silently ignored.
 _NOT_BUILT_YET = {
@@ -86,6 +87,8 @@ class ForgeConfig(Section):
     def _is_a_name(cls, value: str) -> str:
         if not _NAME.fullmatch(value):
             raise ValueError("expected 1 to 32 of a-z, 0-9 and _, because it names assets, folders and partitions")
+        if value in _TAKEN:
+            raise ValueError(f"{value} is {_TAKEN[value]}; choose another name")
         return value
 
     @field_validator("owners")

@@ -18,7 +18,7 @@ from pathlib import Path
 from forge_pipeline.audit_log import LOG_FILE, read_entries
 from forge_pipeline.config import ForgeConfig, config_digest
 from forge_pipeline.config.base_line import RELEASED, BaseLine
-from forge_pipeline.database import database_url
+from forge_pipeline.database import registry_url
 from forge_pipeline.errors import IntegrityError, ModelError
 from forge_pipeline.gates import GateDecision, GuardedStage
 from forge_pipeline.integrity import Digest, Manifest
@@ -198,7 +198,7 @@ def _nothing_there(other: BaseLine, pin: str | None, registry: Registry) -> str:
 @contextmanager
 def _registry(environ: Mapping[str, str]) -> Iterator[Registry]:
     """Of FORGE_REGISTRY_URL, FORGE_DATABASE_URL, or the one under FORGE_HOME."""
-    registry = Registry(environ.get("FORGE_REGISTRY_URL") or database_url(environ, forge_home()))
+    registry = Registry(registry_url(environ, forge_home()))
     try:
         yield registry
     finally:

@@ -341,10 +341,10 @@ def find_released(environ: Mapping[str, str] = os.environ, *, alias: str = "rele
     """
 
     def find(line: str) -> Path:
-        from forge_pipeline.database import database_url
+        from forge_pipeline.database import registry_url
         from forge_pipeline.registry import Registry
 
-        registry = Registry(environ.get("FORGE_REGISTRY_URL") or database_url(environ, forge_home()))
+        registry = Registry(registry_url(environ, forge_home()))
         try:
             row = registry.resolve_alias(line, alias)
         finally:

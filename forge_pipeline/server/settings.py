@@ -34,6 +34,7 @@ _VARIABLES = {
     "playground_wait": "FORGE_PLAYGROUND_WAIT",
     "unsloth_python": "FORGE_UNSLOTH_PYTHON",
     "database_url": "FORGE_DATABASE_URL",
+    "registry_url": "FORGE_REGISTRY_URL",
 }
 
 
@@ -95,6 +96,8 @@ class ServerSettings(BaseModel):
     database_url: str | None = Field(default=None, repr=False)
     """One database for registry and jobs, for example ``postgresql://forge@localhost/forge``; None: two SQLite files
     under `data_dir`. One data directory a database. The runs read the same variable."""
+    registry_url: str | None = Field(default=None, repr=False)
+    """A registry apart from `database_url`, which then holds the jobs alone. The runs read the same variable."""
 
     @model_validator(mode="after")
     def _open_only_with_a_key(self) -> Self:
@@ -131,7 +134,7 @@ class ServerSettings(BaseModel):
     @property
     def registry(self) -> str:
         """SQLAlchemy URL of the registry that the pipeline writes to."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'registry.sqlite'}"
+        return self.registry_url or self.database_url or f"sqlite:///{self.data_dir / 'registry.sqlite'}"
 
     @property
     def jobs_database(self) -> str:

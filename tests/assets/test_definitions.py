@@ -115,3 +115,27 @@ def test_a_broken_recipe_does_not_take_the_other_lines_with_it(tmp_path):
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
     assert "good/fine_tuned_model" in keys
     assert {key for key in keys if key.startswith("broken/")} == {"broken/recipe"}
+
+
+OTHERS_THAT_STILL_LOAD = {
+    "a copy that kept its name": ({"copy": RECIPE + "name: good\n"}, {"good/recipe"}, "good.yaml"),
+    "the studio's name": ({"studio": RECIPE}, {"studio_2/recipe"}, "the line of the studio's jobs"),
+    "the name of the API's log": ({"log": RECIPE + "name: api\n"}, {"log/recipe"}, "audit log"),
+    "a broken file called as a line is": ({"a": "model: {}\n", "b": RECIPE + "name: a\n"}, {"a_2/recipe"}, "model"),
+    "a file name that is no name": ({"My Recipe": RECIPE}, {"my_recipe/recipe"}, "because it names assets"),
+}
+
+
+@pytest.mark.parametrize(("files", "refused", "words"), OTHERS_THAT_STILL_LOAD.values(), ids=OTHERS_THAT_STILL_LOAD)
+def test_a_recipe_whose_name_is_taken_or_none_is_refused_and_the_rest_loads(tmp_path, files, refused, words):
+    found = definitions(tmp_path, good=RECIPE, fine=RECIPE, **files)
+    keys = {key.to_user_string() for key in found.resolve_asset_graph().get_all_asset_keys()}
+    assert {"fine/fine_tuned_model", "studio/fine_tuned_model"} <= keys
+    lines = {key.partition("/")[0] for key in refused}
+    assert {key for key in keys if key.partition("/")[0] in lines} == refused
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        (key,) = refused
+        asset = found.resolve_assets_def(dg.AssetKey(key.split("/")))
+        done = dg.materialize([asset], instance=instance, raise_on_error=False)
+    (failure,) = [event for event in done.all_events if event.is_step_failure]
+    assert words in failure.step_failure_data.error.message + str(failure.step_failure_data.error.cause)
