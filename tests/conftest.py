@@ -79,6 +79,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -seconds[item.path])  # stable: the tests of a file keep their order
 
 
+def pytest_sessionfinish() -> None:
+    from tests import standing
+
+    standing.end_all()
+
+
 @pytest.fixture(scope="session")
 def llama_maker() -> Callable[..., Path]:
     """`make_llama`, for fixtures that want other texts or another size."""

@@ -3,7 +3,6 @@
 Real stages in real processes; only `resources.stage_server`'s start is saved, five seconds of a core for each run.
 """
 
-import atexit
 import json
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from resources.standing_server import VARIABLE, imported_in
 
 CHECKOUT = Path(__file__).parents[1]
 _sockets: dict[str, str] = {}  # environment -> path
+_started: "list[tuple[subprocess.Popen[bytes], Path]]" = []
 
 
 def standing(environment: Mapping[str, str]) -> dict[str, str]:
@@ -42,13 +42,18 @@ def _start(environment: Mapping[str, str]) -> str:
         start_new_session=True,
     )
 
-    def end() -> None:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
+    _started.append((process, folder))
     while not path.exists():  # a run that finds nobody there starts a server of its own, and nothing is saved
         assert process.poll() is None, (folder / "log").read_text()
         time.sleep(0.1)
     return str(path)
+
+
+def end_all() -> None:
+    """At the end of a test process; those of pytest-xdist do not run what `atexit` was told."""
+    for process, folder in _started:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+    _started.clear()
+    _sockets.clear()
