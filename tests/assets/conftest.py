@@ -106,10 +106,10 @@ class Deployment:
         command = [*_COLD, selection]
         return subprocess.run(command, env=self.environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=500)
 
-    def start(self, selection: str) -> "subprocess.Popen[bytes]":
+    def start(self, selection: str, **environment: str) -> "subprocess.Popen[bytes]":
         """The same, in the background."""
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen([*_COLD, selection], env=self.environment, cwd=CHECKOUT, stdout=quiet, stderr=quiet)
+        quiet, merged = subprocess.DEVNULL, self.environment | environment
+        return subprocess.Popen([*_COLD, selection], env=merged, cwd=CHECKOUT, stdout=quiet, stderr=quiet)
 
     @property
     def instance(self) -> dg.DagsterInstance:
