@@ -9,6 +9,7 @@ Only on Linux and only where no GPU is: a process that is forked after CUDA was 
 libraries touch while they are imported is theirs to change.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -173,6 +174,8 @@ def _import(modules: tuple[str, ...]) -> None:
     for module in modules:
         with suppress(ImportError):  # the stage will say what it lacks, in its own words
             importlib.import_module(module)
+    # What is imported stays: a fork that collects garbage need not look through it, nor copy its pages to do so.
+    gc.freeze()
 
 
 def _become(request: Mapping[str, Any], fds: list[int], connection: socket.socket) -> None:

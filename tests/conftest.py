@@ -3,8 +3,10 @@
 The caller's own settings are taken away first, so that the tests mean the same everywhere.
 """
 
+import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -77,6 +79,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         about = 12.0 if item.get_closest_marker("slow") or item.get_closest_marker("browser") else 0.05
         seconds[item.path] = seconds.get(item.path, 0.0) + about
     items.sort(key=lambda item: -seconds[item.path])  # stable: the tests of a file keep their order
+
+
+_known = 0  # modules imported when the heap was last frozen
+
+
+def pytest_runtest_setup() -> None:
+    """Trainers collect garbage at every start, which takes half a second where torch and its kin are searched too."""
+    global _known
+    if len(sys.modules) > _known + 200:
+        gc.collect()
+        gc.freeze()
+        _known = len(sys.modules)
 
 
 def pytest_sessionfinish() -> None:
