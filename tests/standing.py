@@ -49,6 +49,11 @@ def _start(environment: Mapping[str, str]) -> str:
     return str(path)
 
 
+def pid_of(path: str) -> int:
+    """The process that stands by at a socket."""
+    return next(process.pid for process, folder in _started if folder == Path(path).parent)
+
+
 def end_all() -> None:
     """At the end of a test process; those of pytest-xdist do not run what `atexit` was told."""
     for process, folder in _started:

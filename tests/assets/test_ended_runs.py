@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from tests.standing import VARIABLE, standing
+from tests.standing import VARIABLE, pid_of, standing
 
 pytestmark = pytest.mark.slow
 
@@ -63,5 +63,4 @@ def server_of(run, stands_by):
     """The process that forked the run's stage: its own, or the fork of the standing one that serves it."""
     if stands_by is None:
         return next(c for c in psutil.Process(run.pid).children() if "resources.stage_server" in c.cmdline())
-    listener = next(each for each in psutil.Process().children() if stands_by in each.cmdline())
-    return next(each for each in listener.children() if each.children())
+    return next(each for each in psutil.Process(pid_of(stands_by)).children() if each.children())

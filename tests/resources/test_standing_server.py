@@ -16,7 +16,7 @@ from resources import standing_server
 from resources.stage_server import StageServer
 from resources.standing_server import VARIABLE, join
 from tests.resources.test_stage_server import environment, gone, write_spec
-from tests.standing import standing
+from tests.standing import pid_of, standing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages are forked on Linux only")
 
@@ -32,10 +32,6 @@ def joined() -> dict[str, str]:
     return standing(environment(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"))
 
 
-def pid_of_standing(path: str) -> int:
-    return next(each.pid for each in psutil.process_iter() if path in each.cmdline() and each.ppid() == os.getpid())
-
-
 def test_stages_of_two_runs_are_forks_of_the_standing_process(server, tmp_path):
     named = joined()
     parents = []
@@ -46,7 +42,7 @@ def test_stages_of_two_runs_are_forks_of_the_standing_process(server, tmp_path):
         assert follow(stage) == 1
         assert (tmp_path / "outcome.json").exists()
         run.stop()
-    assert parents == [pid_of_standing(named[VARIABLE])] * 2
+    assert parents == [pid_of(named[VARIABLE])] * 2
 
 
 OTHERS = {
