@@ -6,6 +6,7 @@ the functions that need them. Each name stands twice: under `TYPE_CHECKING` for 
 checkers, and in `_EXPORTS` for the interpreter; a test holds the two together.
 """
 
+import os
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from forge_pipeline._version import __api_version__
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
     from forge_pipeline.training import manage_checkpoints as manage_checkpoints
     from forge_pipeline.verification import verify_integrity as verify_integrity
     from forge_pipeline.webhook import WebhookNotifier as WebhookNotifier
+
+# Each thread of NumPy's BLAS spins for 2**26 and more ticks before it sleeps, once it is started too: a tenth of a second
+# of every core but one for each process that imports NumPy. 2**20 ticks are enough for calls that follow each other.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 Tier = Literal["stable", "experimental"]
 

@@ -11,7 +11,7 @@ bound of its own (the characters of a name) is looked at once and remembered.
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from forge_pipeline.dataset_audit.anchor_tables import (
     ANYWHERE,
@@ -36,7 +36,7 @@ from forge_pipeline.dataset_audit.anchor_tables import (
     AnchorTables,
 )
 from forge_pipeline.dataset_audit.kernels import load64
-from forge_pipeline.dataset_audit.machine_code import loop
+from forge_pipeline.dataset_audit.machine_code import inner, loop
 from forge_pipeline.dataset_audit.text_kernels import TEXT
 
 I64, U64 = np.int64, np.uint64
@@ -44,9 +44,6 @@ _VALUE_SIZE = 16
 _COLON, _AT, _POINT, _SPACE, _COMMA, _DASH = (I64(ord(char)) for char in ":@. ,-")
 _LONG_S, _KELVIN = 0x17F, 0x212A
 _CHUNK = 4096
-
-_njit: Any = njit  # its stubs do not know the last two
-inner = _njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def _packed(word: str) -> Any:
@@ -94,6 +91,7 @@ _PASSAPOR = _packed("passapor")
 _TO = _packed("to")
 _PASPOORT = _packed("paspoort")
 
+_OFFSETS = types.Array(types.int64, 1, "C", readonly=True)
 _tables = types.NamedTuple(  # type: ignore[no-untyped-call]
     (
         *(
@@ -662,22 +660,12 @@ def _around_second(data: Any, at: Any, kinds: Any, points: Any, out: Any, count:
     return count
 
 
-@loop(types.int64(TEXT, _tables, types.int64[::1], types.int64[::1], types.int64[::1]))
-def find_anchors(data: Any, tables: Any, seen: Any, hits: Any, out: Any) -> int:  # pragma: no cover
-    """Where the gates match; returns how many places there are, or -1 for a text that only RE2 can judge.
-
-    The long s and the Kelvin sign are such: without case they are an s and a k.
-
-    Args:
-        data: UTF-8, with a line's end as its last byte.
-        tables: From `anchor_tables`.
-        seen, hits: Room for 5 and for 4,097 numbers.
-        out: Out: the places, in no order, some twice. Those that it has no room for are left out.
-    """
+@inner
+def _find_in(data: Any, tables: Any, seen: Any, hits: Any, out: Any, count: Any) -> int:
+    """The anchors of one text, by their places in it, behind the `count` that `out` holds."""
     codes, beginnings, anchors, kinds = tables.codes, tables.beginnings, tables.anchors, tables.kinds
     points, heads, literals, places = tables.points, tables.heads, tables.literals, tables.places
     seen[0], seen[1] = -1, -2
-    count = 0
     for first in range(0, len(data), _CHUNK):
         for hit in range(_look(data, first, min(first + _CHUNK, len(data)), codes, beginnings, hits)):
             at = hits[hit] - 2
@@ -697,4 +685,28 @@ def find_anchors(data: Any, tables: Any, seen: Any, hits: Any, out: Any) -> int:
                 count = _around_second(data, at, kinds, points, out, count)
                 if count < 0:
                     return count
+    return count
+
+
+@loop(types.int64(TEXT, _OFFSETS, _tables, types.int64[::1], types.int64[::1], types.int64[::1]))
+def find_anchors(data: Any, offsets: Any, tables: Any, seen: Any, hits: Any, out: Any) -> int:  # pragma: no cover
+    """Where the gates match; returns how many places there are, or -1 for a text that only RE2 can judge.
+
+    The long s and the Kelvin sign are such: without case they are an s and a k.
+
+    Args:
+        data: UTF-8 of texts.
+        offsets: Where each text begins; the last one ends the last text.
+        tables: From `anchor_tables`.
+        seen, hits: Room for 5 and for 4,097 numbers.
+        out: Out: the places, in no order, some twice. Those that it has no room for are left out.
+    """
+    count = 0
+    for text in range(len(offsets) - 1):
+        known = count
+        count = _find_in(data[offsets[text] : offsets[text + 1]], tables, seen, hits, out, count)
+        if count < 0:
+            return count
+        for index in range(known, min(count, len(out))):
+            out[index] += offsets[text]
     return count

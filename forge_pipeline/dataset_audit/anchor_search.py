@@ -4,9 +4,10 @@ What is an anchor RE2 says (`Gate`). `anchor_kernels` finds the same places in l
 second in which RE2's automaton grows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,33 +35,41 @@ def anchor_loop() -> Find | None:
     return None if compiled is None else compiled["find_anchors"]
 
 
-def anchors_of(data: npt.NDArray[np.uint8], find: Find | None) -> Places:
-    """Offsets of all anchors, ascending.
+def anchors_of(data: npt.NDArray[np.uint8], offsets: Places, find: Find | None) -> Places:
+    """Where in the texts anchors stand, ascending: what precedes a number that begins a text is the number.
 
     Args:
-        data: UTF-8 of texts with a line's end after each.
+        data: UTF-8 of all texts.
+        offsets: Where each text begins; the last one ends the last text.
         find: From `anchor_loop`; None asks RE2.
     """
-    places = None if find is None else _compiled_anchors(data, find)
-    return np.fromiter(_anchors(data), dtype=np.int64) if places is None else places
+    places = None if find is None else _compiled_anchors(data, offsets, find)
+    return _anchors_by_re2(data, offsets) if places is None else places
 
 
-def _anchors(data: npt.NDArray[np.uint8]) -> Iterator[int]:
-    """The reference: wherever `GATE` matches."""
+def _anchors_by_re2(data: npt.NDArray[np.uint8], offsets: Places) -> Places:
+    """The reference: wherever `GATE` matches in the texts as lines, whose ends keep it from reaching into the next."""
     content = data.data
-    at = GATE.first(content, 0, len(data))
+    lines = b"".join(part for start, end in pairwise(offsets.tolist()) for part in (content[start:end], b"\n"))
+    found: list[int] = []
+    at = GATE.first(lines, 0, len(lines))
     while at >= 0:
-        yield at
-        at = GATE.first(content, at + 1, len(data))
+        found.append(at)
+        at = GATE.first(lines, at + 1, len(lines))
+    places = np.array(found, dtype=np.int64)
+    starts = offsets - offsets[0] + np.arange(len(offsets))
+    line = np.searchsorted(starts, places, side="right") - 1
+    line += places == starts[line + 1] - 1  # at the end of the line above it
+    return distinct(offsets[line] + np.maximum(places - starts[line], 0))
 
 
-def _compiled_anchors(data: npt.NDArray[np.uint8], find: Find) -> Places | None:
+def _compiled_anchors(data: npt.NDArray[np.uint8], offsets: Places, find: Find) -> Places | None:
     from forge_pipeline.dataset_audit.anchor_tables import anchor_tables
 
     tables, seen, hits = anchor_tables(), np.zeros(5, dtype=np.int64), np.empty(4097, dtype=np.int64)
-    places = np.empty(len(data) // _ONE_IN + 16, dtype=np.int64)
-    count = find(data, tables, seen, hits, places)
+    places = np.empty(int(offsets[-1] - offsets[0]) // _ONE_IN + 16, dtype=np.int64)
+    count = find(data, offsets, tables, seen, hits, places)
     if count > len(places):
         places = np.empty(count, dtype=np.int64)
-        find(data, tables, seen, hits, places)
+        find(data, offsets, tables, seen, hits, places)
     return None if count < 0 else distinct(places[:count])

@@ -15,11 +15,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from forge_pipeline.dataset_audit import pii, pii_ml, secret_scan
+from forge_pipeline.dataset_audit import pii, pii_ml, secret_scan, utf8
 from forge_pipeline.dataset_audit.anchor_search import Places, anchor_loop, anchors_of
-from forge_pipeline.dataset_audit.arrow_arrays import text_scalar
 from forge_pipeline.dataset_audit.finding import Finding, Severity, shape, without_overlaps
 from forge_pipeline.dataset_audit.pii_ml import EntityFinder, FindEntities
 
@@ -105,33 +103,22 @@ def _findings(texts: "pa.StringArray | pa.LargeStringArray", compiled: bool) -> 
     """(index, (text, findings)) of each text in which something is found."""
     if not len(texts):
         return
-    # A line's end after each text keeps anchors from reaching over into the next one.
-    nothing, newline = text_scalar("", pa.large_string()), text_scalar("\n", pa.large_string())
-    lines = pc.binary_join_element_wise(
-        texts.cast(pa.large_string()), nothing, newline, null_handling="replace", null_replacement=""
-    )
-    _, offsets, buffer = lines.buffers()
-    starts = np.frombuffer(offsets, dtype=np.int64, count=len(lines) + 1, offset=8 * lines.offset)
-    data = np.frombuffer(buffer, dtype=np.uint8)[: starts[-1]]
-    found = anchor_loop() if compiled else None
-    places = anchors_of(data, found)
-    content = memoryview(buffer)
-    for index, start, end, anchors in _by_text(places, starts):
-        text = str(content[start : end - 1], "utf-8")
+    data, offsets = utf8.buffers(texts, padding=0)
+    places = anchors_of(data, offsets, anchor_loop() if compiled else None)
+    content = data.data
+    for index, start, end, anchors in _by_text(places, offsets):
+        text = str(content[start:end], "utf-8")
         findings = _findings_at(text, anchors)
         if findings:
             yield index, (text, findings)
 
 
-def _by_text(places: Places, starts: Places) -> Iterator[tuple[int, int, int, list[int]]]:
+def _by_text(places: Places, offsets: Places) -> Iterator[tuple[int, int, int, list[int]]]:
     """Each text that has anchors: its index, its bounds, and their offsets in its bytes, ascending."""
-    owners = np.searchsorted(starts, places, side="right") - 1
-    is_end = places == starts[owners + 1] - 1  # what stands before the number is the end of the line above
-    owners += is_end
-    offsets = np.maximum(places - starts[owners], 0)
+    owners = np.searchsorted(offsets, places, side="right") - 1
     firsts = np.flatnonzero(np.diff(owners, prepend=-1))
-    texts, values, bounds = owners[firsts], offsets.tolist(), [*firsts.tolist(), len(offsets)]
-    columns = (texts, starts[texts], starts[texts + 1])
+    texts, values, bounds = owners[firsts], (places - offsets[owners]).tolist(), [*firsts.tolist(), len(places)]
+    columns = (texts, offsets[texts], offsets[texts + 1])
     for index, start, end, (first, last) in zip(
         *(column.tolist() for column in columns), pairwise(bounds), strict=True
     ):

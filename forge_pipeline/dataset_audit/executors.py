@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from forge_pipeline import _optional
 
@@ -54,6 +54,10 @@ class Executor(Protocol):
         """The results in the order of `items`. The first error is raised; work that has not begun is dropped."""
         ...
 
+    def ahead(self, function: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        """As `map`, for work that nothing else waits for: begun where something is idle, its results asked for last."""
+        ...
+
     def done(self) -> None:
         """Say that no more work will come but for `beside`: processes end while this one goes on."""
         ...
@@ -70,6 +74,9 @@ class Here:
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return map(function, items)
+
+    def ahead(self, function: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        return lambda: list(map(function, items))
 
     def done(self) -> None:
         pass
@@ -107,6 +114,10 @@ class Threads:
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return _in_order(self.pool, self.workers, function, items)
 
+    def ahead(self, function: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        begun = [self.pool.submit(function, item) for item in items]
+        return lambda: [future.result() for future in begun]
+
     def done(self) -> None:
         pass
 
@@ -118,6 +129,7 @@ class Processes:
     pool: Pool
     threads: Threads
     ending: list[Future[None]] = field(default_factory=list, init=False)
+    forked: "list[_Forked]" = field(default_factory=list, init=False)
     in_memory: bool = field(default=False, init=False)
 
     @property
@@ -131,8 +143,63 @@ class Processes:
             self.pool.submit(os.getpid)  # the first work forks all of them
         return _in_order(self.pool, self.threads.workers, function, items)
 
+    def ahead(self, function: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        """In processes of their own, forked now: before those of `map`, while this one loads what they will need."""
+        shares = [items[first :: self.threads.workers] for first in range(min(self.threads.workers, len(items)))]
+        begun = [_Forked.begin(function, share) for share in shares]
+        self.forked.extend(begun)
+
+        def results() -> list[R]:
+            done = [iter(child.result()) for child in begun]
+            return [next(done[index % len(done)]) for index in range(len(items))]
+
+        return results
+
     def done(self) -> None:
         self.ending.append(self.threads.pool.submit(self.pool.shutdown))  # which waits for them, beside this thread
+
+
+@dataclass(frozen=True)
+class _Forked:
+    """A child that does some work, tells what came of it, and ends."""
+
+    process: Any
+    told: Any
+
+    @classmethod
+    def begin(cls, function: Callable[[T], R], items: Sequence[T]) -> "_Forked":
+        import multiprocessing
+
+        told, tell = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=_tell, args=(tell, function, items), daemon=True)
+        child.start()
+        tell.close()
+        return cls(child, told)
+
+    def result(self) -> list[Any]:
+        """What the function gave for each item; raises what it raised."""
+        try:
+            results, error = self.told.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(f"a process of the audit ended with exit code {self.process.exitcode}") from None
+        if error is not None:
+            raise error
+        return cast(list[Any], results)
+
+    def end(self) -> None:
+        """Stop it if it is still at work."""
+        self.process.terminate()
+        self.process.join()
+        self.told.close()
+
+
+def _tell(tell: Any, function: Callable[[T], R], items: Sequence[T]) -> None:
+    """In a child: send (results, None) or (None, what was raised)."""
+    try:
+        tell.send(([function(item) for item in items], None))
+    except Exception as error:
+        tell.send((None, error))
 
 
 def may_fork() -> bool:
@@ -160,15 +227,23 @@ class RayTasks:
         waiting = deque(task.remote(shared, item) for item in islice(rest, most))
         try:
             while waiting:
-                try:
-                    result: R = self.ray.get(waiting.popleft())
-                except self.ray.exceptions.RayTaskError as error:
-                    raise error.cause from error  # what the function raised
+                result: R = self._get(waiting.popleft())
                 waiting.extend(task.remote(shared, item) for item in islice(rest, 1))
                 yield result
         finally:
             for reference in waiting:
                 self.ray.cancel(reference)
+
+    def ahead(self, function: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        task = self.ray.remote(_call)
+        begun = [task.remote(function, item) for item in items]
+        return lambda: [self._get(reference) for reference in begun]
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from error  # what the function raised
 
     def done(self) -> None:
         pass
@@ -211,6 +286,8 @@ def open_executor(engine: Engine = "local", workers: int = 1, *, fork: bool = Fa
                     try:
                         yield executor
                     finally:
+                        for child in executor.forked:
+                            child.end()
                         wait(executor.ending)
             else:
                 yield threads

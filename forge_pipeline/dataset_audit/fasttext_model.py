@@ -36,7 +36,8 @@ _END_OF_LINE = b"</s>"  # fastText reads a line's end as this word
 _CENTROIDS = 256
 _FNV_OFFSET, _FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 _SMOOTHING = 1e-5  # fastText adds it to every probability before its logarithm
-_ABSENT = 0xFFFF
+PRUNED = 0xFFFF
+"""In place of the row of an n-gram that was pruned."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class FastTextModel:
                 inside = offset < length
                 hashes[inside] = (hashes[inside] ^ signed[begin[inside] + offset]) * _FNV_PRIME
             rows = self.ngram_rows[hashes % np.uint32(len(self.ngram_rows))].astype(np.int64)
-            kept = rows != _ABSENT
+            kept = rows != PRUNED
             found.append((word_of[first][kept], rows[kept]))
         return found
 
@@ -167,9 +168,9 @@ def load_fasttext(path: Path) -> FastTextModel:
     labels = [word for word, is_label in words if is_label]
     vocabulary = {word: place for place, (word, is_label) in enumerate(words) if not is_label}
     pruned = reader.pruned
-    if nodes != len(labels) or width != dimensions or _END_OF_LINE not in vocabulary or len(rows) >= _ABSENT:
+    if nodes != len(labels) or width != dimensions or _END_OF_LINE not in vocabulary or len(rows) >= PRUNED:
         reader.refuse("its tables do not fit each other")
-    ngram_rows = np.full(buckets, _ABSENT, dtype=np.uint16)
+    ngram_rows = np.full(buckets, PRUNED, dtype=np.uint16)
     ngram_rows[pruned[:, 0]] = pruned[:, 1] + len(vocabulary)
     return FastTextModel(
         labels=tuple(label.decode().removeprefix("__label__") for label in labels),

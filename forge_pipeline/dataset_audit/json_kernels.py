@@ -9,8 +9,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from forge_pipeline.dataset_audit.json_lines import STRING
-from forge_pipeline.dataset_audit.kernels import I64, U8, U64, inner, load64, trailing_zeros
-from forge_pipeline.dataset_audit.machine_code import loop
+from forge_pipeline.dataset_audit.kernels import I64, U8, U64, load64, trailing_zeros
+from forge_pipeline.dataset_audit.machine_code import inner, loop
 
 _QUOTE, _BACKSLASH, _COMMA, _COLON, _SPACE, _FEED = U8(0x22), U8(0x5C), U8(0x2C), U8(0x3A), U8(0x20), U8(0x0A)
 _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = U8(0x7B), U8(0x7D), U8(0x5B), U8(0x5D)

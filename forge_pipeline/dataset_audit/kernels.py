@@ -20,11 +20,11 @@ numba is imported with this module, and this module only to compile what is in i
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from forge_pipeline.dataset_audit import tokens
-from forge_pipeline.dataset_audit.machine_code import loop
+from forge_pipeline.dataset_audit.machine_code import inner, loop
 from forge_pipeline.dataset_audit.signing import CACHE_BITS, FEW, PAD, Scratch
 
 U8, U32, U64, I64 = np.uint8, np.uint32, np.uint64, np.int64
@@ -37,9 +37,6 @@ _bytes = types.Array(types.uint8, 1, "C", readonly=True)
 _offsets = types.Array(types.int64, 1, "C", readonly=True)
 _longs = types.Array(types.uint64, 1, "C", readonly=True)
 _ints = types.Array(types.uint32, 1, "C", readonly=True)
-
-
-inner = njit(nogil=True, error_model="numpy")
 
 
 @intrinsic

@@ -45,12 +45,14 @@ CODES: tuple[str, ...] = (
 """What can be answered: ``unknown``, then ISO 639-1 codes, or Wikipedia's where ISO has none of two letters."""
 
 LEAST_PROBABILITY = 0.25
-FIRST_BYTES = 96
-"""A row is judged by its first words, up to the one that reaches this many bytes, where they leave little doubt."""
-CONFIDENT = 0.8
-"""The probability that leaves little doubt; below it, words up to `PROSE_BYTES` are asked too."""
 PROSE_BYTES = 384
 """More words than these do not change the answer."""
+CONFIDENT = 0.8
+STEPS: tuple[tuple[int, float], ...] = (
+    (96, CONFIDENT), (128, CONFIDENT), (192, CONFIDENT), (256, CONFIDENT), (PROSE_BYTES, 0.0)
+)  # fmt: skip
+"""A row is judged by its first words, up to the one that reaches so many bytes, where its best label is so probable;
+else by more of them."""
 LONGEST_ASCII_WORD = 40
 """Characters. What is longer is a digest, a key or data; the longest words of dictionaries have 45."""
 
@@ -131,9 +133,11 @@ def _is_prose(word: str) -> bool:
 def _classified(texts: utf8.Strings, model: FastTextModel) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Label and probability of each text: the reference."""
     whole = texts.to_pylist()
-    labels, shares = _classified_by(whole, model, FIRST_BYTES)
-    doubtful = np.flatnonzero(shares < CONFIDENT)
-    labels[doubtful], shares[doubtful] = _classified_by([whole[row] for row in doubtful], model, PROSE_BYTES)
+    labels, shares = np.zeros(len(whole), dtype=np.int64), np.zeros(len(whole))
+    doubtful = np.arange(len(whole))
+    for limit, confident in STEPS:
+        labels[doubtful], shares[doubtful] = _classified_by([whole[row] for row in doubtful], model, limit)
+        doubtful = doubtful[shares[doubtful] < confident]
     return labels, shares
 
 
@@ -194,8 +198,7 @@ def _made_tables() -> dict[str, npt.NDArray[Any]]:
         edges=_EDGES,
         prose_bytes=PROSE_BYTES,
         longest=LONGEST_ASCII_WORD,
-        first_bytes=FIRST_BYTES,
-        confident=CONFIDENT,
+        steps=STEPS,
     )
     return {**made._asdict(), "codes": _codes(model)}
 

@@ -11,13 +11,13 @@ from numba import types
 from forge_pipeline.dataset_audit import utf8
 from forge_pipeline.dataset_audit.fasttext_model import FRACTION_BITS
 from forge_pipeline.dataset_audit.language_tables import BATCH, DIMENSIONS, REMEMBERED, Memory, Tables
-from forge_pipeline.dataset_audit.machine_code import loop
+from forge_pipeline.dataset_audit.machine_code import inner, loop
 from forge_pipeline.dataset_audit.text_kernels import (
     TEXT,
     code_block_end,
     code_point,
-    compiled,
     load8,
+    ones,
     prefetch,
     visible_bytes,
 )
@@ -29,7 +29,7 @@ _SCALE = float(1 << FRACTION_BITS)
 _NUMBER = np.uint64(0xFFFFFFFF)
 
 
-@compiled
+@inner
 def _clean(data, start, end, tables, scratch):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write ``<word>``, the word in lower case and without its edges, to `scratch`; its length, or 0 if not prose."""
     classes, lower_case, edges, code_bytes = tables.classes, tables.lower_case, tables.edges, tables.code_bytes
@@ -95,14 +95,15 @@ def _clean(data, start, end, tables, scratch):  # type: ignore[no-untyped-def]  
     return kept + 1
 
 
-@compiled
+@inner
 def _word_inputs(data, start, end, tables, scratch, inputs, sums):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Set `sums` to the sum of a word's inputs, and return how many they are; -1 if it is not prose."""
     length = _clean(data, start, end, tables, scratch)
     if length == 0:
         return _NOT_PROSE
     slots, words, offsets = tables.slots, tables.word_bytes, tables.word_offsets
-    ngram_rows, rows = tables.ngram_rows, tables.rows
+    ngrams, ngram_rows, rows = tables.ngrams, tables.ngram_rows, tables.rows
+    last = np.uint64(len(ngram_rows) - 1)
     count = np.int64(0)
     value = np.uint32(2166136261)
     for place in range(1, length - 1):
@@ -118,7 +119,7 @@ def _word_inputs(data, start, end, tables, scratch, inputs, sums):  # type: igno
         if same:
             inputs[0], count = slots[slot], np.int64(1)
         slot = (slot + 1) & (len(slots) - 1)
-    buckets, shortest, longest = np.uint32(len(ngram_rows)), tables.ngram_sizes[0], tables.ngram_sizes[1]
+    buckets, shortest, longest = np.uint32(tables.limits[2]), tables.ngram_sizes[0], tables.ngram_sizes[1]
     for first in range(length):
         if (scratch[first] & 0xC0) == 0x80:
             continue
@@ -131,22 +132,30 @@ def _word_inputs(data, start, end, tables, scratch, inputs, sums):  # type: igno
                 continue
             characters += 1
             if characters >= shortest:
-                row = ngram_rows[value % buckets]
-                inputs[count] = row
-                count += np.int64(row != 0xFFFF)
-    for dimension in range(0, DIMENSIONS, 4):
-        a = b = c = d = np.int64(0)
+                bucket = np.uint64(value % buckets)
+                held, bit = ngrams[bucket >> np.uint64(6), 0], np.uint64(1) << (bucket & np.uint64(63))
+                before = ngrams[bucket >> np.uint64(6), 1] + ones(held & (bit - np.uint64(1)))
+                inputs[count] = ngram_rows[min(before, last)]
+                count += np.int64(held & bit != 0)
+    # Eight numbers in registers at a time: in an array each would be read and written for every input.
+    for first in (0, 8):
+        a = b = c = d = e = f = g = h = np.int32(0)
         for number in range(count):
             row = inputs[number]
-            a += rows[row, dimension]
-            b += rows[row, dimension + 1]
-            c += rows[row, dimension + 2]
-            d += rows[row, dimension + 3]
-        sums[dimension], sums[dimension + 1], sums[dimension + 2], sums[dimension + 3] = a, b, c, d
+            a = np.int32(a + rows[row, first + 0])
+            b = np.int32(b + rows[row, first + 1])
+            c = np.int32(c + rows[row, first + 2])
+            d = np.int32(d + rows[row, first + 3])
+            e = np.int32(e + rows[row, first + 4])
+            f = np.int32(f + rows[row, first + 5])
+            g = np.int32(g + rows[row, first + 6])
+            h = np.int32(h + rows[row, first + 7])
+        sums[first], sums[first + 1], sums[first + 2], sums[first + 3] = a, b, c, d
+        sums[first + 4], sums[first + 5], sums[first + 6], sums[first + 7] = e, f, g, h
     return np.int32(count)
 
 
-@compiled
+@inner
 def _best_label(hidden, nodes, children, stack, shares):  # type: ignore[no-untyped-def]  # pragma: no cover
     """As `FastTextModel.predict`, for one line."""
     labels = len(children) + 1
@@ -178,9 +187,10 @@ def _best_label(hidden, nodes, children, stack, shares):  # type: ignore[no-unty
 
 _TABLES = types.NamedTuple(  # type: ignore[no-untyped-call]
     (
-        types.int32[::1], types.uint8[::1], types.int64[::1], types.int32[:, ::1], types.uint16[::1],
-        types.float64[:, ::1], types.int32[:, ::1], types.int64[::1], types.int64[::1], types.uint8[::1],
-        types.uint32[::1], types.boolean[::1], types.boolean[::1], types.int64[::1],
+        types.int32[::1], types.uint8[::1], types.int64[::1], types.int32[:, ::1], types.uint64[:, ::1],
+        types.uint16[::1], types.float64[:, ::1], types.int32[:, ::1], types.int64[::1], types.int64[::1],
+        types.uint8[::1], types.uint32[::1], types.boolean[::1], types.boolean[::1], types.int64[::1],
+        types.float64[:, ::1],
     ),
     Tables,
 )  # fmt: skip
@@ -207,7 +217,7 @@ def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-
     scratch, total, word_sums, word_rows = memory.scratch, memory.total, memory.word_sums, memory.word_rows
     hidden, stack, stack_shares = memory.hidden, memory.stack, memory.stack_shares
     nodes, children, end_of_line = tables.nodes, tables.children, tables.end_of_line
-    prose_bytes, first_bytes, confident = tables.limits[0], tables.limits[2], tables.limits[3] / 1000.0
+    prose_bytes, steps = tables.limits[0], tables.steps
     mask = np.uint64(len(slots) - 1)
     places, numbers = slots.ctypes.data, keys.ctypes.data
     for text in range(len(offsets) - 1):
@@ -220,7 +230,8 @@ def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-
         begin, end = offsets[text], offsets[text + 1]
         inputs, taken, at = np.int64(0), np.int64(0), begin
         labels[text], shares[text] = 0, 0.0
-        for wanted in (first_bytes, prose_bytes):
+        for step in range(len(steps)):
+            wanted = np.int64(steps[step, 0])
             while at < end and taken < wanted:
                 # The next words. If all of them are prose, no more than these are wanted.
                 count, ahead = np.int64(0), taken
@@ -325,5 +336,5 @@ def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-
             for dimension in range(DIMENSIONS):
                 hidden[dimension] = total[dimension] / weight
             labels[text], shares[text] = _best_label(hidden, nodes, children, stack, stack_shares)
-            if shares[text] >= confident:
+            if shares[text] >= steps[step, 1]:
                 break

@@ -1,12 +1,13 @@
 """What `language_kernels` works on: the model as arrays, and words met before."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline.dataset_audit import utf8
-from forge_pipeline.dataset_audit.fasttext_model import FastTextModel
+from forge_pipeline.dataset_audit.fasttext_model import PRUNED, FastTextModel
 
 DIMENSIONS = 16
 REMEMBERED = 1 << 18
@@ -24,14 +25,20 @@ class Tables(NamedTuple):
     Attributes:
         slots: Open-addressed by the FNV hash of a word; its row, or -1.
         word_bytes, word_offsets: The words of the vocabulary, by row.
+        ngrams: For each 64 buckets of n-grams a bit for each one that has a row, and how many have one before them:
+            the model keeps one in fifty, and so they stay in the processor's cache; shape (buckets / 64, 2).
+        ngram_rows: Of the buckets that have a row, in order, the row.
         code_bytes: Whether an ASCII character makes a word code.
         edges: Whether it is taken off a word's ends.
+        limits: Bytes of the longest text, and of the longest word, that are looked at; and the number of buckets.
+        steps: Bytes of words to judge by, and how probable the best label must be then; shape (steps, 2).
     """
 
     slots: npt.NDArray[np.int32]
     word_bytes: npt.NDArray[np.uint8]
     word_offsets: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int32]
+    ngrams: npt.NDArray[np.uint64]
     ngram_rows: npt.NDArray[np.uint16]
     nodes: npt.NDArray[np.float64]
     children: npt.NDArray[np.int32]
@@ -42,6 +49,7 @@ class Tables(NamedTuple):
     code_bytes: npt.NDArray[np.bool_]
     edges: npt.NDArray[np.bool_]
     limits: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.float64]
 
 
 class Memory(NamedTuple):
@@ -85,8 +93,7 @@ def tables(
     edges: str,
     prose_bytes: int,
     longest: int,
-    first_bytes: int,
-    confident: float,
+    steps: Sequence[tuple[int, float]],
 ) -> Tables:
     """The model and the rules for words, as arrays."""
     words = sorted(model.vocabulary, key=model.vocabulary.__getitem__)
@@ -96,12 +103,17 @@ def tables(
         while slots[place] >= 0:
             place = (place + 1) & (len(slots) - 1)
         slots[place] = row
+    kept = np.flatnonzero(model.ngram_rows != PRUNED)
+    ngrams = np.zeros((len(model.ngram_rows) // 64 + 1, 2), dtype=np.uint64)
+    np.bitwise_or.at(ngrams[:, 0], kept >> 6, np.uint64(1) << (kept & 63).astype(np.uint64))
+    ngrams[1:, 1] = np.cumsum(np.bitwise_count(ngrams[:-1, 0]))
     return Tables(
         slots=slots,
         word_bytes=np.frombuffer(b"".join(words), dtype=np.uint8).copy(),
         word_offsets=np.cumsum([0, *map(len, words)], dtype=np.int64),
         rows=model.rows,
-        ngram_rows=model.ngram_rows,
+        ngrams=ngrams,
+        ngram_rows=model.ngram_rows[kept],
         nodes=model.nodes,
         children=model.children,
         end_of_line=model.end_of_line,
@@ -110,7 +122,8 @@ def tables(
         lower_case=utf8.lower_case(),
         code_bytes=np.array([chr(byte) in code for byte in range(128)]),
         edges=np.array([chr(byte) in edges for byte in range(128)]),
-        limits=np.array([prose_bytes, longest, first_bytes, round(1000 * confident)], dtype=np.int64),
+        limits=np.array([prose_bytes, longest, len(model.ngram_rows)], dtype=np.int64),
+        steps=np.array(steps, dtype=np.float64),
     )
 
 

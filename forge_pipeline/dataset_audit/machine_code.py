@@ -36,6 +36,9 @@ import numpy as np
 from forge_pipeline.dataset_audit.kept_files import read_kept, write_kept
 
 _HERE = Path(__file__).parent
+# Whoever calls a loop holds its arrays. Numba would count references to them, in every call of one function by another:
+# a third of the time of the search for anchors.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 _ARRAY_FIELDS = ("meminfo", "parent", "nitems", "itemsize", "data", "shape", "strides")
 _SETTINGS_THAT_DO_NOT_MATTER = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
 # What references to a counted array would call at its end: arrays from outside are never counted.
@@ -58,6 +61,14 @@ class Loop:
 def loop(signature: Any) -> Callable[[Callable[..., Any]], Loop]:
     """Decorates a function that `loops` hands out, compiled. Its arguments: arrays, int64, float64, tuples of them."""
     return lambda function: Loop(function, signature)
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Decorates a function that loops call, in a module that imports numba. As for them: it must not make arrays."""
+    import numba
+
+    compile_: Any = numba.njit  # its stubs do not know all options
+    return compile_(**_OPTIONS)(function)
 
 
 @dataclass(frozen=True)
@@ -216,9 +227,8 @@ def _compiled(module: str) -> dict[str, _Code]:
 def _code(member: Loop) -> _Code:
     import numba
 
-    options = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    compile_: Any = numba.njit  # its stubs do not know the last two
-    dispatcher = compile_(member.signature, **options)(member.function)
+    compile_: Any = numba.njit
+    dispatcher = compile_(member.signature, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(member.function)
     (compiled,) = dispatcher.overloads.values()
     library, described = compiled.library, compiled.fndesc
     if str(described.restype) not in ("int64", "none") or library.has_dynamic_globals:
@@ -256,7 +266,8 @@ def _dispatchers(module: str) -> dict[str, Callable[..., Any]]:
     import numba
 
     def dispatcher(member: Loop) -> Callable[..., Any]:
-        function: Callable[..., Any] = numba.njit(member.signature, nogil=True, error_model="numpy")(member.function)
+        compile_: Any = numba.njit
+        function: Callable[..., Any] = compile_(member.signature, **_OPTIONS)(member.function)
         return function
 
     return {name: dispatcher(member) for name, member in _loops_of(module).items()}
@@ -298,10 +309,19 @@ def _callable(code: _Code) -> Callable[..., Any]:
     kinds = [kind for argument in code.arguments for kind in argument.types()]
     function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
 
+    last: list[tuple[Any, list[Any]]] = [(None, [])] * len(code.arguments)  # tuples of arrays, which mostly come again
+
     def call(*values: Any) -> int | None:
-        given = [
-            part for own, value in zip(code.arguments, values, strict=True) for part in own.flattened(value)
-        ]  # fmt: skip
+        given: list[Any] = []
+        for place, (own, value) in enumerate(zip(code.arguments, values, strict=True)):
+            known = last[place]
+            if own.kind != "tuple":
+                given += own.flattened(value)
+            elif known[0] is value:
+                given += known[1]
+            else:
+                last[place] = value, list(own.flattened(value))
+                given += last[place][1]
         result, raised = ctypes.c_int64(), ctypes.c_void_p()
         status = function(ctypes.addressof(result), ctypes.addressof(raised), *given)
         if status != 0:

@@ -4,6 +4,7 @@ Bit for bit those of datasketch's scheme ``affine32`` (seed 1, hash ``sha1_hash3
 default since datasketch 2.0; whole blocks of rows are signed at once.
 """
 
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def compute_minhash(text: str, *, num_perm: int = 128) -> "MinHash | None":
     return signature
 
 
+@cache
 def permutations(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     """datasketch's multipliers and addends; shape (num_perm,) each. Drawn here: importing datasketch takes long.
 

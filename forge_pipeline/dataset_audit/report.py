@@ -120,16 +120,20 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 def _findings(findings: Sequence[RowFinding]) -> bytes:
     """The findings, their keys in order. Nearly all that a finding says is said of many: it is encoded once."""
 
+    encoded = cache(_encode)
+
     @cache
-    def encoded(value: str) -> str:
-        return _encode(value)
+    def frame(category: str, column: str, placeholder: bool, severity: str, source: str, split: str) -> tuple[str, ...]:
+        return (
+            f'{{"category":{_encode(category)},"column":{_encode(column)},"end":',
+            f',"placeholder":{"true" if placeholder else "false"},"preview":',
+            f',"severity":{_encode(severity)},"source":{_encode(source)},"split":{_encode(split)},"start":',
+        )
 
     def line(found: RowFinding) -> str:
-        return (
-            f'{{"category":{encoded(found.category)},"column":{encoded(found.column)},"end":{found.end},'
-            f'"placeholder":{"true" if found.placeholder else "false"},"preview":{encoded(found.preview)},'
-            f'"row":{found.row},"severity":{encoded(found.severity)},"source":{encoded(found.source)},'
-            f'"split":{encoded(found.split)},"start":{found.start}}}'
+        before, middle, after = frame(
+            found.category, found.column, found.placeholder, found.severity, found.source, found.split
         )
+        return f'{before}{found.end}{middle}{encoded(found.preview)},"row":{found.row}{after}{found.start}}}'
 
     return f"[{','.join(map(line, findings))}]".encode()

@@ -23,7 +23,7 @@ from forge_pipeline.dataset_audit import detection, language, pii_ml, quality
 from forge_pipeline.dataset_audit.arrow_arrays import boolean_array, number_array, number_scalar, numpy_of, string_array
 from forge_pipeline.dataset_audit.detection import FoundInTexts
 from forge_pipeline.dataset_audit.reading import Block, Shard, json_kernels, read_blocks
-from forge_pipeline.dataset_audit.signatures import RowSignatures, sign
+from forge_pipeline.dataset_audit.signatures import KeyArray, RowSignatures, sign
 from forge_pipeline.dataset_audit.texts import Strings, blank_texts, row_texts, strings_of
 
 __all__ = ["FINDINGS", "RowSignatures", "ScanOptions", "ShardScan", "scan_shard", "worth_compiling"]
@@ -43,6 +43,7 @@ FINDINGS = pa.schema(
 )
 """Columns of `ShardScan.findings`; see `finding.RowFinding`. `row` counts from the beginning of the shard."""
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _COMPILED_FROM = 3 << 20  # bytes: from about 4,000 rows on, compiled loops save more than it takes to load them
 _PACKED = 4  # how much larger rows are than the Parquet or compressed file that holds them
 _PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
@@ -84,6 +85,7 @@ class ShardScan:
         parse_errors, decode_errors, non_object_rows: As in `reading.Block`.
         finding_counts: Findings by category, and whether they are documented placeholders.
         findings: One row a finding, as `FINDINGS` says: by row, in a row by column.
+        signature_hashes: One number for each row: equal signatures, equal numbers; shape (rows,).
         signatures: What the near-duplicate search needs; None where it was written to `signatures_path`.
         signatures_path: The file that holds it, for `RowSignatures.read`; None where it was not written.
     """
@@ -99,6 +101,7 @@ class ShardScan:
     non_object_rows: int
     finding_counts: Counter[tuple[str, bool]]
     findings: pa.Table
+    signature_hashes: KeyArray
     signatures: RowSignatures | None
     signatures_path: Path | None = None
 
@@ -147,9 +150,18 @@ def scan_shard(shard: Shard, options: ScanOptions, side: Path | None = None) -> 
         non_object_rows=sum(part.block.non_object_rows for part in parts),
         finding_counts=Counter(zip(findings["category"].to_pylist(), findings["placeholder"].to_pylist(), strict=True)),
         findings=findings,
+        signature_hashes=_in_one(signatures.keys),
         signatures=signatures if path is None else None,
         signatures_path=path,
     )
+
+
+def _in_one(keys: KeyArray) -> KeyArray:
+    """One number for each row of keys: equal rows, equal numbers."""
+    if keys.shape[1] == 1:
+        return np.array(keys[:, 0])
+    odd = np.arange(1, 2 * keys.shape[1], 2, dtype=np.uint64) * _ODD
+    return np.asarray((keys * odd).sum(axis=1, dtype=np.uint64))
 
 
 def load(options: ScanOptions) -> None:
@@ -261,20 +273,32 @@ def _repeated(found: FoundInTexts, indices: npt.NDArray[np.int32]) -> FoundInTex
     )
 
 
+@cache
+def _categories() -> tuple[pa.StringArray, pa.StringArray, pa.StringArray]:
+    """Name, source and severity of each category."""
+    names = detection.CATEGORIES
+    return (
+        string_array(list(names)),
+        string_array([detection.SOURCE[name] for name in names]),
+        string_array([detection.SEVERITY[name] for name in names]),
+    )
+
+
 def _table(item: Strings, found: FoundInTexts) -> pa.Table:
     if not len(found.text):
         return pa.Table.from_batches([], FINDINGS)
     indices = found.text.astype(np.int64)
     rows, _ = item.places.of(indices)
-    categories = [detection.CATEGORIES[code] for code in found.category.tolist()]
+    categories, sources, severities = _categories()
+    codes = number_array(found.category)
     columns = {
         "row": number_array(rows),
         "column": string_array(item.paths(indices)),
-        "category": string_array(categories),
+        "category": categories.take(codes),
         "start": number_array(found.start),
         "end": number_array(found.end),
-        "source": string_array([detection.SOURCE[category] for category in categories]),
-        "severity": string_array([detection.SEVERITY[category] for category in categories]),
+        "source": sources.take(codes),
+        "severity": severities.take(codes),
         "preview": string_array(found.preview),
         "placeholder": boolean_array(found.placeholder),
     }

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -128,43 +127,33 @@ def scan_dataset(
     paths: list[Path] = []
     rows = 0
     mapped = executor.beside is not None and options.work_dir is None and len(shards) <= _MAPPED
+    digests = executor.ahead(Digest.of_file, files)
     if not executor.in_memory and executor.beside is not None:
         load(wanted)  # before they are forked, once for all of them
-    # Files are hashed while the first shards are scanned.
-    results = executor.map(partial(_hash_or_scan, options=wanted, side=side), [*files, *shards])
-    digests = {path: cast(Digest, next(results)) for path in files}
-    for done, shard in enumerate(shards):
-        scan = cast(ShardScan, next(results))
+    results = executor.map(partial(_scan, options=wanted, side=side), shards)
+    for done, (shard, scan) in enumerate(zip(shards, results, strict=True)):
         own = totals[shard.split]
         take_findings(_placed(scan.findings, shard.split, own.row_count))
-        if scan.signatures_path is None or mapped:
-            held.append(_signatures(scan))
-            own.add(scan, held[-1])
-        else:
+        own.add(scan)
+        if scan.signatures is not None:
+            held.append(scan.signatures)
+        elif scan.signatures_path is not None and mapped:
+            held.append(RowSignatures.read(scan.signatures_path))
+        elif scan.signatures_path is not None:
             paths.append(scan.signatures_path)
-            own.add(scan, _signatures(scan))
         rows += scan.row_count
         progress(Progress("dataset_audit", done + 1, len(shards), f"{rows} rows scanned"))
     if executor.beside is not None:
         executor.done()
     signatures = SignatureFiles(tuple(paths)) if paths else held
     repeats = _repeats(totals, signatures, options, executor, side) if pairs else _without_pairs(totals, signatures)
-    return ScannedDataset(digests, totals, repeats)
+    return ScannedDataset(dict(zip(files, digests(), strict=True)), totals, repeats)
 
 
-def _hash_or_scan(item: Path | Shard, options: ScanOptions, side: Path | None) -> Digest | ShardScan:
-    if isinstance(item, Path):
-        return Digest.of_file(item)
-    scan = scan_shard(item, options, side)
+def _scan(shard: Shard, options: ScanOptions, side: Path | None) -> ShardScan:
+    scan = scan_shard(shard, options, side)
     collect_young()
     return scan
-
-
-def _signatures(scan: ShardScan) -> RowSignatures:
-    if scan.signatures is not None:
-        return scan.signatures
-    assert scan.signatures_path is not None
-    return RowSignatures.read(scan.signatures_path)
 
 
 def _placed(findings: pa.Table, split: str, first_row: int) -> pa.Table:

@@ -12,7 +12,9 @@ from numba import types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-compiled = numba.njit(nogil=True, cache=True)
+from forge_pipeline.dataset_audit.machine_code import inner
+
+compiled = numba.njit(nogil=True, cache=True)  # for loops that numba itself keeps
 
 TEXT = types.Array(types.uint8, 1, "C", readonly=True)  # what Arrow hands out
 
@@ -76,14 +78,14 @@ ones: Any = _ones
 prefetch: Any = _prefetch
 
 
-@compiled
+@inner
 def visible_bytes(word):  # type: ignore[no-untyped-def]  # pragma: no cover
     """How many of the eight bytes of `word`, from the lowest on, are neither white space nor control characters."""
     low = (word - _VISIBLE) & ~word & _HIGH_BITS  # the lowest bit set is right, and no other is asked for
     return np.int64(trailing_zeros(low) >> np.uint64(3))
 
 
-@compiled
+@inner
 def code_block_end(data, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Where the code block that opens at `at`, the beginning of a line, ends; -1 if none opens there.
 
@@ -116,7 +118,7 @@ def code_block_end(data, at, end):  # type: ignore[no-untyped-def]  # pragma: no
     return end
 
 
-@compiled
+@inner
 def code_point(data, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """The code point at `at`, and the number of its bytes; 0x10FFFF and what is left, where they are cut off."""
     first = np.int64(data[at])

@@ -131,10 +131,13 @@ class Strings:
         _, positions = self.places.of(indices)
         if len(parts) == 1:
             return parts * len(indices)
-        return [
-            "".join(f"{part}[{place}]" for part, place in zip(parts, at, strict=False)) + parts[-1]
-            for at in zip(*(level.tolist() for level in positions), strict=True)
-        ]
+        known: dict[tuple[int, ...], str] = {}
+        paths = []
+        for at in zip(*(level.tolist() for level in positions), strict=True):
+            if at not in known:
+                known[at] = "".join(f"{part}[{place}]" for part, place in zip(parts, at, strict=False)) + parts[-1]
+            paths.append(known[at])
+        return paths
 
 
 def strings_of(block: Block) -> list[Strings]:

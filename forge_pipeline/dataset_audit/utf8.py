@@ -34,7 +34,7 @@ SPECIALS = "#.…{jJ"
 """What else counts, or may begin something that does."""
 
 
-def buffers(texts: Strings) -> tuple[Bytes, Offsets]:
+def buffers(texts: Strings, *, padding: int = PADDING) -> tuple[Bytes, Offsets]:
     """UTF-8 of all texts, with `PADDING` bytes after it, and where each text begins and the last one ends.
 
     A null is an empty text. The bytes are Arrow's own where enough of them follow, and read-only.
@@ -46,13 +46,13 @@ def buffers(texts: Strings) -> tuple[Bytes, Offsets]:
         texts = pc.fill_null(texts, "")
     _, places, content = texts.buffers()
     if not len(texts) or places is None:
-        return _read_only(np.zeros(PADDING, dtype=np.uint8)), np.zeros(len(texts) + 1, dtype=np.int64)
+        return _read_only(np.zeros(padding, dtype=np.uint8)), np.zeros(len(texts) + 1, dtype=np.int64)
     dtype = np.int64 if pa.types.is_large_string(texts.type) else np.int32
     offsets = np.frombuffer(places, dtype=dtype)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
     data = np.frombuffer(content or b"", dtype=np.uint8)
     first, last = int(offsets[0]), int(offsets[-1])
-    if len(data) < last + PADDING:
-        data, offsets = np.concatenate([data[first:last], np.zeros(PADDING, dtype=np.uint8)]), offsets - first
+    if len(data) < last + padding:
+        data, offsets = np.concatenate([data[first:last], np.zeros(padding, dtype=np.uint8)]), offsets - first
     return _read_only(data), offsets
 
 

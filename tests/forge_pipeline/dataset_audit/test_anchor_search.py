@@ -1,6 +1,7 @@
 """The compiled search finds the anchors that RE2 finds, in any text."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,9 +51,14 @@ ANCHORED = {
 }
 
 
+def joined(*texts: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    encoded = [text.encode() for text in texts]
+    return np.frombuffer(b"".join(encoded), dtype=np.uint8), np.cumsum([0, *map(len, encoded)]).astype(np.int64)
+
+
 def agree(*texts: str) -> None:
-    data = np.frombuffer("".join(f"{text}\n" for text in texts).encode(), dtype=np.uint8)
-    assert anchors_of(data, anchor_loop()).tolist() == anchors_of(data, None).tolist(), texts
+    data, offsets = joined(*texts)
+    assert anchors_of(data, offsets, anchor_loop()).tolist() == anchors_of(data, offsets, None).tolist(), texts
 
 
 @pytest.mark.parametrize("text", ANCHORED.values(), ids=ANCHORED.keys())
@@ -94,15 +100,14 @@ def test_letters_that_are_others_without_case_are_left_to_re2() -> None:
     find = anchor_loop()
     assert find is not None
     for text in ("paſſport\n", "to\u212aen\n"):
-        data = np.frombuffer(text.encode(), dtype=np.uint8)
-        assert find(data, anchor_tables(), np.zeros(5, np.int64), np.empty(4097, np.int64), np.empty(9, np.int64)) == -1
+        room = np.zeros(5, np.int64), np.empty(4097, np.int64), np.empty(9, np.int64)
+        assert find(*joined(text), anchor_tables(), *room) == -1
     agree("paſſport AB123456", "to\u212aen=abcdefghij123456")
 
 
 def test_time_is_linear_in_a_name_that_never_ends() -> None:
     """Two megabytes of names in one run: were each looked at to its end, this would take hours."""
-    data = np.frombuffer(("key" * 700_000 + "\n").encode(), dtype=np.uint8)
-    assert not len(anchors_of(data, anchor_loop()))
+    assert not len(anchors_of(*joined("key" * 700_000), anchor_loop()))
 
 
 def test_more_anchors_than_there_was_room_for_are_all_found() -> None:

@@ -109,10 +109,16 @@ def test_the_answers_are_those_of_fasttext(lines: list[str]) -> None:
     path = language._model_path()
     assert path is not None
     peer = fasttext.load_model(str(path))
-    whole = [" ".join(prose_words(line)) for line in lines]
-    first = [" ".join(prose_words(line, language.FIRST_BYTES)) for line in lines]
-    certain = [bool(words) and peer.predict(words)[1][0] >= language.CONFIDENT for words in first]
-    cleaned = [few if sure else all_words for few, all_words, sure in zip(first, whole, certain, strict=True)]
+
+    def judged_by(line: str) -> str:
+        """The words of the first step that leaves little doubt."""
+        for limit, confident in language.STEPS:
+            words = " ".join(prose_words(line, limit))
+            if words and peer.predict(words)[1][0] >= confident:
+                break
+        return words
+
+    cleaned = [judged_by(line) for line in lines]
     model = language._model()
     assert model is not None
     labels, shares = language._classified(pa.array(lines), model)
