@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from forge_pipeline.verification import verify_integrity as verify_integrity
     from forge_pipeline.webhook import WebhookNotifier as WebhookNotifier
 
-# Each thread of NumPy's BLAS spins for 2**26 and more ticks before it sleeps, once it is started too: a tenth of a second
-# of every core but one for each process that imports NumPy. 2**20 ticks are enough for calls that follow each other.
+# A thread of NumPy's BLAS spins for 2**26 and more ticks before it sleeps, once it is started too: a tenth of a second
+# of every core but one, for each process that imports NumPy. 2**20 ticks are enough for calls that follow each other.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 Tier = Literal["stable", "experimental"]

@@ -37,7 +37,6 @@ def compute_minhash(text: str, *, num_perm: int = 128) -> "MinHash | None":
     return signature
 
 
-@cache
 def permutations(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     """datasketch's multipliers and addends; shape (num_perm,) each. Drawn here: importing datasketch takes long.
 
@@ -46,6 +45,11 @@ def permutations(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.
     """
     if find_spec("datasketch") is None:
         _require_datasketch()
+    return _drawn(num_perm)
+
+
+@cache
+def _drawn(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     draw = np.random.RandomState(_SEED)
     multipliers = draw.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return multipliers, draw.randint(0, 1 << 32, num_perm, dtype=np.uint32)

@@ -413,14 +413,19 @@ def _line_ranges(path: Path) -> Iterator[tuple[int, int]]:
             # Large ones first: each has its own costs. Small ones last: no worker is long at work when others are done.
             target = max(SHARD_BYTES, min((size - start) // 8, _LARGEST * SHARD_BYTES))
             stop = _line_end(file, min(start + target, size), size)
-            if stop - start > SHARD_BYTES + LONGEST_LINE:
+            if stop - start > _most_bytes():
                 file.seek(start)
-                last = start + file.read(SHARD_BYTES).rfind(b"\n") + 1
+                last = start + file.read(target).rfind(b"\n") + 1
                 if last > start:
                     yield start, last
                     start = last
             yield start, stop
             start = stop
+
+
+def _most_bytes() -> int:
+    """Of a range that is read: one that is larger is a line beyond `LONGEST_LINE`, with what may stand before it."""
+    return _LARGEST * SHARD_BYTES + LONGEST_LINE
 
 
 def _line_end(file: io.BufferedReader, at: int, size: int) -> int:
@@ -434,7 +439,7 @@ def _line_end(file: io.BufferedReader, at: int, size: int) -> int:
 
 
 def _jsonl_block(shard: Shard, compiled: bool) -> Block:
-    if shard.stop - shard.start > SHARD_BYTES + LONGEST_LINE:
+    if shard.stop - shard.start > _most_bytes():
         return Block(0, (), parse_errors=1)
     with shard.path.open("rb") as file:
         file.seek(shard.start)
