@@ -23,11 +23,14 @@ from forge_pipeline.dataset_audit.anchor_tables import (
     FILL,
     HEX,
     ID,
+    KIND_BITS,
     NAME,
     NOT_ASCII_DIGIT,
     NOT_ASCII_SEPARATOR,
+    PERSONAL,
     POINTS,
     QUOTE,
+    SECRET,
     SEPARATOR,
     SKIPPED,
     VALUE,
@@ -523,10 +526,10 @@ def _look(data: Any, first: Any, last: Any, codes: Any, beginnings: Any, hits: A
 
 
 @inner
-def _put(out: Any, count: Any, place: Any) -> int:
+def _put(out: Any, count: Any, place: Any, kind: Any) -> int:
     """Keep an anchor where there is room, count it in any case."""
     if count < len(out):
-        out[count] = place
+        out[count] = place << KIND_BITS | kind
     return count + 1
 
 
@@ -535,25 +538,25 @@ def _around_number(data: Any, at: Any, kinds: Any, out: Any, count: Any) -> int:
     """The anchors at the digit at `at`, before which no digit stands, and at what stands before it."""
     before, second = _byte(data, at - 1), _byte(data, at - 2)
     if before != _POINT and _is_number(data, at, kinds):
-        count = _put(out, count, _beginning(data, at - 1) if at else at)
+        count = _put(out, count, _beginning(data, at - 1) if at else at, PERSONAL)
     if not _kind(data, at - 1, kinds) & WORD and _is_quad(data, at, kinds):
-        count = _put(out, count, at)
+        count = _put(out, count, at, PERSONAL)
     closed = 1 if before == 41 else 2 if before == 32 and second == 41 else 0
     if closed and _is_group_after_parenthesis(data, at, kinds):
-        count = _put(out, count, at - closed)
+        count = _put(out, count, at - closed, PERSONAL)
     if _is_of_fiscal_month(before) and _is_fiscal(data, at, kinds):
-        count = _put(out, count, at - 1)
+        count = _put(out, count, at - 1, PERSONAL)
     spaced = 1 if before == 32 else 0
     letter, pair = _byte(data, at - 1 - spaced), at - 2 - spaced
     if (letter == 65 or letter == 66) and _is_corsican(data, at, kinds):
-        count = _put(out, count, at - 1 - spaced)
+        count = _put(out, count, at - 1 - spaced, PERSONAL)
     if not _is_letter(letter) or _kind(data, pair - 1, kinds) & WORD:
         return count
     upper = _is_upper(letter)
     if not (_is_upper(_byte(data, pair)) if upper else _is_lower(_byte(data, pair)) and not spaced):
         return count
     if (not spaced and _is_iban(data, at, upper, kinds)) or (upper and _is_nino(data, at, kinds)):
-        count = _put(out, count, pair)
+        count = _put(out, count, pair, PERSONAL)
     return count
 
 
@@ -610,12 +613,12 @@ def _around_separator(data: Any, at: Any, size: Any, kinds: Any, out: Any, count
     for back in range(1, 4):
         byte = _byte(data, at - back)
         if 48 <= byte <= 57 or byte == 41:
-            count = _put(out, count, at - back)
+            count = _put(out, count, at - back, PERSONAL)
         if not _kind(data, at - back, kinds) & SEPARATOR:
             break
     for ahead in range(3):
         if 48 <= _byte(data, at + size + ahead) <= 57:
-            return _put(out, count, at)
+            return _put(out, count, at, PERSONAL)
         if not _kind(data, at + size + ahead, kinds) & SEPARATOR:
             break
     return count
@@ -642,21 +645,25 @@ def _around_second(data: Any, at: Any, kinds: Any, points: Any, out: Any, count:
             return -1
         folded = points[point] if point < POINTS else 0
         if folded == NOT_ASCII_DIGIT:
-            count = _put(out, count, at + 1)
+            count = _put(out, count, at + 1, PERSONAL)
         elif folded == NOT_ASCII_SEPARATOR:
             size = 2 if point < 0x800 else 3 if point < 0x10000 else 4
             count = _around_separator(data, at + 1, size, kinds, out, count)
     elif middle == _POINT:
         if _kind(data, at, kinds) & DIGIT and _is_pointed(data, at + 1, kinds):
-            count = _put(out, count, at)
+            count = _put(out, count, at, PERSONAL)
     elif middle == _COLON:
         if at >= 3 and _is_colons(data, at - 3, kinds):
-            count = _put(out, count, at - 3)
+            count = _put(out, count, at - 3, PERSONAL)
     elif middle == _AT:
         if _is_address(data, at + 1, kinds):
-            count = _put(out, count, _beginning(data, at))
+            after = _byte(data, at + 2)
+            of_host = after == 91 or (
+                after != 95 and _kind(data, at + 2, kinds) & WORD != 0
+            )  # in a URL with a password
+            count = _put(out, count, _beginning(data, at), SECRET | PERSONAL if of_host else PERSONAL)
     elif _kind(data, at + 1, kinds) & ID and _is_card(data, at + 1, kinds):
-        count = _put(out, count, at + 1)
+        count = _put(out, count, at + 1, PERSONAL)
     return count
 
 
@@ -674,13 +681,15 @@ def _find_in(data: Any, tables: Any, seen: Any, hits: Any, out: Any, count: Any)
             if what & (ANYWHERE | AT_EDGE) and (
                 (what & ANYWHERE and (_is_name(data, at, kinds, seen) or _is_scheme(data, at, kinds)))
                 or (what & ANYWHERE and _is_mark(data, at, kinds))
-                or (what & AT_EDGE and is_edge and (_is_mark_at_edge(data, at, kinds) or _is_passport(data, at)))
+                or (what & AT_EDGE and is_edge and _is_mark_at_edge(data, at, kinds))
                 or (
                     (is_edge or not _needs_edge(data, at, kinds))
                     and _is_literal(data, at, heads, literals, places, kinds)
                 )
             ):
-                count = _put(out, count, at)
+                count = _put(out, count, at, SECRET)
+            if what & AT_EDGE and is_edge and _is_passport(data, at):
+                count = _put(out, count, at, PERSONAL)
             if what & AT_SECOND:
                 count = _around_second(data, at, kinds, points, out, count)
                 if count < 0:
@@ -699,7 +708,8 @@ def find_anchors(data: Any, offsets: Any, tables: Any, seen: Any, hits: Any, out
         offsets: Where each text begins; the last one ends the last text.
         tables: From `anchor_tables`.
         seen, hits: Room for 5 and for 4,097 numbers.
-        out: Out: the places, in no order, some twice. Those that it has no room for are left out.
+        out: Out: the places, in no order, some twice, each with its kinds in the lowest `KIND_BITS`. Those that it has
+            no room for are left out.
     """
     count = 0
     for text in range(len(offsets) - 1):
@@ -708,5 +718,5 @@ def find_anchors(data: Any, offsets: Any, tables: Any, seen: Any, hits: Any, out
         if count < 0:
             return count
         for index in range(known, min(count, len(out))):
-            out[index] += offsets[text]
+            out[index] += offsets[text] << KIND_BITS
     return count

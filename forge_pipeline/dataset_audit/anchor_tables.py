@@ -23,6 +23,9 @@ BASE64, CALM, SEPARATOR, QUOTE = (1 << bit for bit in range(8, 12))
 
 ANYWHERE, AT_EDGE, AT_SECOND = 1, 2, 4
 """Words at the first of three bytes, or only where a word begins; and what begins at or around the second one."""
+SECRET, PERSONAL = 1, 2
+"""Kinds of anchors: of `secret_scan` and of `pii`."""
+KIND_BITS = 2
 NOT_ASCII_DIGIT, NOT_ASCII_SEPARATOR = 1, 2
 POINTS = 0x20000
 """`points` ends here."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from forge_pipeline.dataset_audit import pii, pii_ml, secret_scan, utf8
 from forge_pipeline.dataset_audit.anchor_search import Places, anchor_loop, anchors_of
+from forge_pipeline.dataset_audit.anchor_tables import PERSONAL, SECRET
 from forge_pipeline.dataset_audit.finding import Finding, Severity, shape, without_overlaps
 from forge_pipeline.dataset_audit.pii_ml import EntityFinder, FindEntities
 
@@ -104,39 +105,44 @@ def _findings(texts: "pa.StringArray | pa.LargeStringArray", compiled: bool) -> 
     if not len(texts):
         return
     data, offsets = utf8.buffers(texts, padding=0)
-    places = anchors_of(data, offsets, anchor_loop() if compiled else None)
+    places, kinds = anchors_of(data, offsets, anchor_loop() if compiled else None)
     content = data.data
-    for index, start, end, anchors in _by_text(places, offsets):
+    for index, start, end, anchors in _by_text(places, kinds, offsets):
         text = str(content[start:end], "utf-8")
-        findings = _findings_at(text, anchors)
+        findings = _findings_at(text, *anchors)
         if findings:
             yield index, (text, findings)
 
 
-def _by_text(places: Places, offsets: Places) -> Iterator[tuple[int, int, int, list[int]]]:
-    """Each text that has anchors: its index, its bounds, and their offsets in its bytes, ascending."""
+def _by_text(
+    places: Places, kinds: Places, offsets: Places
+) -> Iterator[tuple[int, int, int, tuple[list[int], list[int]]]]:
+    """Each text that has anchors: its index, its bounds, and of the anchors the offsets in its bytes and the kinds."""
     owners = np.searchsorted(offsets, places, side="right") - 1
     firsts = np.flatnonzero(np.diff(owners, prepend=-1))
-    texts, values, bounds = owners[firsts], (places - offsets[owners]).tolist(), [*firsts.tolist(), len(places)]
+    texts, bounds = owners[firsts], [*firsts.tolist(), len(places)]
+    values, kinds_of_all = (places - offsets[owners]).tolist(), kinds.tolist()
     columns = (texts, offsets[texts], offsets[texts + 1])
     for index, start, end, (first, last) in zip(
         *(column.tolist() for column in columns), pairwise(bounds), strict=True
     ):
-        yield index, start, end, values[first:last]
+        yield index, start, end, (values[first:last], kinds_of_all[first:last])
 
 
-def _findings_at(text: str, anchors: Sequence[int]) -> list[Finding]:
-    """The findings of a text that has these anchors, in bytes."""
+def _findings_at(text: str, anchors: Sequence[int], kinds: Sequence[int]) -> list[Finding]:
+    """The findings of a text that has anchors of these kinds at these bytes."""
     secrets: list[Finding] = []
     known: secret_scan.Known = {}
     personal: list[Finding] = []
     is_ascii = text.isascii()
     readable = text if is_ascii else pii.folded(text)
     following = 0
-    for at in anchors if is_ascii else _characters(text, anchors):
+    for at, kind in zip(anchors if is_ascii else _characters(text, anchors), kinds, strict=True):
         if at >= following:
-            secret_scan.secrets_at(text, at, secrets, known)
-            following = pii.personal_at(readable, at, personal)
+            if kind & SECRET:
+                secret_scan.secrets_at(text, at, secrets, known)
+            if kind & PERSONAL:
+                following = pii.personal_at(readable, at, personal)
     if not is_ascii and pii.needs_folding(text):  # its anchors are not those of the text as it is
         personal = pii.find_pii(text)
     if len(secrets) + len(personal) < 2:

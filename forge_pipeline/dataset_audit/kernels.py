@@ -133,6 +133,16 @@ def hash_texts(data: Any, offsets: Any, out: Any) -> None:  # pragma: no cover
         out[row] = _mix(total)
 
 
+@loop(types.void(_bytes, _offsets, types.int32[::1]))
+def count_characters(data: Any, offsets: Any, out: Any) -> None:  # pragma: no cover
+    """How many code points each text has: bytes that begin one."""
+    for row in range(len(offsets) - 1):
+        count = I64(0)
+        for index in range(U64(offsets[row]), U64(offsets[row + 1])):
+            count += (data[index] & U8(0xC0)) != U8(0x80)
+        out[row] = count
+
+
 # -- words -------------------------------------------------------------------------------------------------------------
 
 

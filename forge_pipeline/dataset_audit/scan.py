@@ -23,7 +23,7 @@ from forge_pipeline.dataset_audit import detection, language, pii_ml, quality
 from forge_pipeline.dataset_audit.arrow_arrays import boolean_array, number_array, number_scalar, numpy_of, string_array
 from forge_pipeline.dataset_audit.detection import FoundInTexts
 from forge_pipeline.dataset_audit.reading import Block, Shard, json_kernels, read_blocks
-from forge_pipeline.dataset_audit.signatures import KeyArray, RowSignatures, sign
+from forge_pipeline.dataset_audit.signatures import KeyArray, RowSignatures, sign, text_lengths
 from forge_pipeline.dataset_audit.texts import Strings, blank_texts, row_texts, strings_of
 
 __all__ = ["FINDINGS", "RowSignatures", "ScanOptions", "ShardScan", "scan_shard", "worth_compiling"]
@@ -205,7 +205,7 @@ class _BlockScan:
         return cls(
             block=_without_rows(block),
             blank=int(blank_texts(texts).sum()),
-            lengths=numpy_of(pc.utf8_length(texts)).astype(np.int32),
+            lengths=text_lengths(texts, compiled=compiled),
             languages=language.identify(texts, compiled=compiled) if options.detect else np.zeros(len(texts), np.uint8),
             quality=_quality(texts, compiled) if options.quality else Counter(),
             findings=_findings(strings if options.detect else [], options.pii_ml_language, compiled),

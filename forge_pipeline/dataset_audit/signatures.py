@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from forge_pipeline.dataset_audit.arrow_arrays import number_array, numpy_of
 from forge_pipeline.dataset_audit.groups import distinct
@@ -118,6 +119,16 @@ class RowSignatures:
 def kernels() -> Mapping[str, Any] | None:
     """The compiled loops of `kernels`; None where numba is not installed."""
     return None if find_spec("numba") is None else loops("kernels", "signing", "tokens")
+
+
+def text_lengths(texts: pa.LargeStringArray, *, compiled: bool) -> npt.NDArray[np.int32]:
+    """Characters of each text, none of them null; shape (texts,)."""
+    found = kernels() if compiled else None
+    if found is None:
+        return numpy_of(pc.utf8_length(texts)).astype(np.int32)
+    lengths = np.empty(len(texts), dtype=np.int32)
+    found["count_characters"](*text_bytes(texts), lengths)
+    return lengths
 
 
 def sign(texts: pa.LargeStringArray, *, num_perm: int | None, jaccard: float, compiled: bool) -> RowSignatures:

@@ -58,7 +58,8 @@ def joined(*texts: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 def agree(*texts: str) -> None:
     data, offsets = joined(*texts)
-    assert anchors_of(data, offsets, anchor_loop()).tolist() == anchors_of(data, offsets, None).tolist(), texts
+    compiled, by_re2 = anchors_of(data, offsets, anchor_loop()), anchors_of(data, offsets, None)
+    assert [part.tolist() for part in compiled] == [part.tolist() for part in by_re2], texts
 
 
 @pytest.mark.parametrize("text", ANCHORED.values(), ids=ANCHORED.keys())
@@ -107,7 +108,8 @@ def test_letters_that_are_others_without_case_are_left_to_re2() -> None:
 
 def test_time_is_linear_in_a_name_that_never_ends() -> None:
     """Two megabytes of names in one run: were each looked at to its end, this would take hours."""
-    assert not len(anchors_of(*joined("key" * 700_000), anchor_loop()))
+    places, _ = anchors_of(*joined("key" * 700_000), anchor_loop())
+    assert not len(places)
 
 
 def test_more_anchors_than_there_was_room_for_are_all_found() -> None:
