@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 Row = dict[str, Any]
 ColumnChunks = Callable[[str], Iterable[pa.Table]]
@@ -54,6 +53,8 @@ def rows_of(table: pa.Table) -> Iterator[Row]:
 
 def read_parquet_rows(path: Path) -> Iterator[Row]:
     """As `rows_of`, of a Parquet file, holding one row group and one batch of rows at a time."""
+    import pyarrow.parquet as pq  # only here and below: who asks for the other names does not wait for its import
+
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield from _rows_in(file.iter_batches(batch_size=_READ_ROWS, row_groups=[group]), file.schema_arrow)
@@ -76,6 +77,8 @@ def json_columns(schema: pa.Schema) -> list[str]:
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write deterministically: equal tables give equal bytes with one version of pyarrow."""
+    import pyarrow.parquet as pq
+
     pq.write_table(table, path, compression="zstd", compression_level=3, row_group_size=_ROW_GROUP_ROWS)
 
 
@@ -86,6 +89,8 @@ class ParquetRows:
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3)
         self._pending: list[pa.Table] = []
         self._rows = self._bytes = 0

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline.data.columns import to_json
-from forge_pipeline.data.examples import Example
 
 if TYPE_CHECKING:
     from forge_pipeline.config.data import SplitSection
+    from forge_pipeline.data.examples import Example
 
 Keys = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ def json_digest_of(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def group_key(example: Example) -> bytes:
+def group_key(example: "Example") -> bytes:
     """What repeats share: the words of the first user turn and of the answer to it; of plain text, all words.
 
     Case, punctuation, white space, order and repetition do not count: the audit's overlap of such rows is 1.

@@ -1,7 +1,8 @@
 """What a dataset audit leaves behind: its report, and one row for every finding."""
 
+from pathlib import Path
+
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from forge_pipeline.dataset_audit.report import AuditReport
 from forge_pipeline.gates import GateDecision
@@ -29,8 +30,14 @@ class DatasetAudit(DirectoryArtifact):
 
     def findings(self) -> pa.Table:
         """One row a finding: split, row, column, category, start, end, source, severity, preview, placeholder."""
-        return pq.read_table(self.path / FINDINGS_FILE)
+        return _table(self.path / FINDINGS_FILE)
 
     def clusters(self) -> pa.Table:
         """One row for each row that has a duplicate or near-duplicate: split, row, cluster, kept, exact, similarity."""
-        return pq.read_table(self.path / CLUSTERS_FILE)
+        return _table(self.path / CLUSTERS_FILE)
+
+
+def _table(path: Path) -> pa.Table:
+    import pyarrow.parquet as pq  # whose import an audit, which needs the names above, does not wait for
+
+    return pq.read_table(path)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline import _optional
+from forge_pipeline.dataset_audit.kept_tables import kept_tables
 from forge_pipeline.dataset_audit.simhash import filled_chunks
 from forge_pipeline.dataset_audit.tokens import TokenRows, tokens_of
 from forge_pipeline.errors import OptionalDependencyError
@@ -45,14 +46,20 @@ def permutations(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.
     """
     if find_spec("datasketch") is None:
         _require_datasketch()
-    return _drawn(num_perm)
+    return _permutations(num_perm)
 
 
 @cache
-def _drawn(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+def _permutations(num_perm: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """Drawn once and kept: importing `numpy.random` takes as long as signing ten thousand rows."""
+    kept = kept_tables("permutations", ("minhash",), lambda: _drawn(num_perm), data=str(num_perm).encode())
+    return kept["multipliers"], kept["addends"]
+
+
+def _drawn(num_perm: int) -> dict[str, npt.NDArray[np.uint32]]:
     draw = np.random.RandomState(_SEED)
     multipliers = draw.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    return multipliers, draw.randint(0, 1 << 32, num_perm, dtype=np.uint32)
+    return {"multipliers": multipliers, "addends": draw.randint(0, 1 << 32, num_perm, dtype=np.uint32)}
 
 
 def _require_datasketch() -> Any:

@@ -4,12 +4,16 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from forge_pipeline.integrity.atomic import fsync_directory
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS = 65_536
 
@@ -27,8 +31,9 @@ def parquet_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd", compression_level=3) as writer:
-                yield from _appending(writer, schema)
+            rows = _Rows(file, schema)
+            yield rows.append
+            rows.end()
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
@@ -39,17 +44,29 @@ def parquet_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
     fsync_directory(path.parent)
 
 
-def _appending(writer: pq.ParquetWriter, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    held: list[pa.Table] = []
+class _Rows:
+    """What goes into an open file. pyarrow's Parquet is imported with the first rows, while workers are at others."""
 
-    def append(table: pa.Table) -> None:
-        held.append(table)
-        while sum(len(part) for part in held) >= ROW_GROUP_ROWS:
-            whole = pa.concat_tables(held)
+    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
+        self._file, self._schema = file, schema
+        self._held: list[pa.Table] = []
+
+    @cached_property
+    def _writer(self) -> "pq.ParquetWriter":
+        import pyarrow.parquet as pq
+
+        return pq.ParquetWriter(self._file, self._schema, compression="zstd", compression_level=3)
+
+    def append(self, table: pa.Table) -> None:
+        writer = self._writer
+        self._held.append(table)
+        while sum(len(part) for part in self._held) >= ROW_GROUP_ROWS:
+            whole = pa.concat_tables(self._held)
             writer.write_table(whole.slice(0, ROW_GROUP_ROWS), row_group_size=ROW_GROUP_ROWS)
-            held[:] = [whole.slice(ROW_GROUP_ROWS)]
+            self._held = [whole.slice(ROW_GROUP_ROWS)]
 
-    yield append
-    rest = pa.concat_tables([pa.Table.from_batches([], schema), *held])
-    if len(rest):
-        writer.write_table(rest, row_group_size=ROW_GROUP_ROWS)
+    def end(self) -> None:
+        rest = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._held])
+        if len(rest):
+            self._writer.write_table(rest, row_group_size=ROW_GROUP_ROWS)
+        self._writer.close()

@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json as pa_json
-import pyarrow.parquet as pq
 
 from forge_pipeline.data.columns import Row, json_columns
 from forge_pipeline.data.compression import opened, without_compression
@@ -38,6 +37,9 @@ from forge_pipeline.dataset_audit.json_lines import ParseLines, Shape, read_line
 from forge_pipeline.dataset_audit.machine_code import loops
 from forge_pipeline.dataset_audit.report import REPORT_NAME
 from forge_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 SHARD_BYTES = 3 << 20  # small enough that memory stays in the processor's caches and is used again
 _LARGEST = 4  # times as much at the beginning of a large file
@@ -273,7 +275,9 @@ def _parquet_blocks(shard: Shard) -> Iterator[Block]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def _parquet(path: Path) -> Iterator["pq.ParquetFile"]:
+    import pyarrow.parquet as pq  # which takes long, and most files are others
+
     try:
         with pq.ParquetFile(path) as file:
             yield file
