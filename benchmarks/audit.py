@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks" / "dataset-audit.md"
 OURS, PEER = "forge_pipeline.dataset_audit", "forgelm"
 _COLD_ROWS = 1_000
-_WARM_UP_ROWS = 3_000
+_WARM_UP_ROWS = 6_000  # so many that loops are compiled
 _PEER_SAMPLE = 5_000  # planted texts, and clean rows, that the peer's detectors are asked about one by one
 _LANGUAGE_SAMPLE = 1_000  # rows that the peer's language detector is asked about: it takes milliseconds for each
 
@@ -88,7 +88,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Correctness:
-    """How right the audits were: findings and duplicates of the largest compared corpus, the peer's of the smallest."""
+    """How right the audits were: findings and duplicates of `correct_rows` rows, the peer's of the smallest corpus."""
 
     correct_rows: int
     duplicates: Duplicates | None
@@ -224,8 +224,8 @@ def measure(
 
 
 def measure_correctness(bench: Bench, arguments: argparse.Namespace, log: Callable[[str], None]) -> Correctness:
-    """Findings and duplicates on the largest compared corpus; the peer's pairs on the smallest."""
-    largest, smallest = max(arguments.rows), min(arguments.rows)
+    """Findings and duplicates on the corpus that is asked for; the peer's pairs on the smallest."""
+    largest, smallest = arguments.correct_rows, min(arguments.rows)
     corpus, found = _audited(bench, largest)
     log("  near-duplicates, by an exact join")
     ours = _our_duplicates(corpus, found)
@@ -361,12 +361,14 @@ def main() -> None:
     parser.add_argument("--peer-simhash-rows", type=int, default=50_000, help="its memory grows as rows squared")
     parser.add_argument("--growth", type=int, nargs="+", default=[20_000, 200_000, 1_000_000])
     parser.add_argument("--identical", type=int, default=4_000, help="equal rows in one more corpus; 0: none")
+    parser.add_argument("--correct-rows", type=int, default=20_000, help="corpus whose truth is compared with findings")
     parser.add_argument("--quick", action="store_true", help="small corpora, once: does the script work?")
     parser.add_argument("--scratch", type=Path, default=Path("build/benchmark"))
     parser.add_argument("--page", type=Path, default=PAGE, help="where the results are written")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rows, arguments.growth, arguments.repeat, arguments.identical = [4_000], [4_000, 8_000], 1, 400
+        arguments.correct_rows = 4_000
     if not (arguments.peer / "bin" / "python").is_file():
         parser.error(f"{arguments.peer}: no environment with ForgeLM; `make benchmark-audit` makes it")
     arguments.scratch.mkdir(parents=True, exist_ok=True)
