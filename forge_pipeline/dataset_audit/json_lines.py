@@ -6,10 +6,14 @@ down to an escape that stands for half a character, the loop (`json_kernels`) gi
 the caller reads the lines in another way. So what it returns is what any reader returns.
 """
 
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from forge_pipeline.dataset_audit.arrow_arrays import number_array
@@ -19,6 +23,11 @@ STRING, STRINGS, OBJECTS = 0, 1, 2
 
 PAD = 8  # bytes that may be read and written behind a string
 _QUOTE, _FEED = np.uint8(0x22), np.uint8(0x0A)
+
+_PIECE = 1 << 16
+_of_thread = threading.local()
+
+Bytes: TypeAlias = bytes | bytearray
 
 ParseLines = Callable[..., int | None]
 """`json_kernels.parse_lines`, compiled."""
@@ -68,7 +77,7 @@ def _is_plain(key: str) -> bool:
     return not any(char in '"\\' or char < " " for char in key)
 
 
-def read_lines(data: bytes, shape: Shape, parse_lines: ParseLines) -> pa.Table | None:
+def read_lines(data: Bytes, shape: Shape, parse_lines: ParseLines) -> pa.Table | None:
     """The lines as a table; None if one is not of that shape.
 
     Args:
@@ -77,13 +86,14 @@ def read_lines(data: bytes, shape: Shape, parse_lines: ParseLines) -> pa.Table |
         parse_lines: The compiled loop.
     """
     octets = np.frombuffer(data, dtype=np.uint8)
-    rows = int(np.count_nonzero(octets == _FEED)) + (not data.endswith(b"\n"))
+    feeds, quotes = _counts(octets, _FEED, _QUOTE)
+    rows = feeds + (not data.endswith(b"\n"))
     leaves = [max(len(own), 1) for own in shape.keys]
     first_leaf = np.cumsum([0, *leaves])
     names = [name.encode() for name in (*shape.names, *(key for own in shape.keys for key in own))]
     first_key = len(shape.names) + np.cumsum([0, *(len(own) for own in shape.keys)])
-    most = int(np.count_nonzero(octets == _QUOTE)) // 2 + 2
-    texts = np.empty((int(first_leaf[-1]), len(data) + PAD), dtype=np.uint8)  # pages that stay empty cost nothing
+    most = quotes // 2 + 2
+    texts = _room(int(first_leaf[-1]), len(data) + PAD)
     ends = np.zeros((int(first_leaf[-1]), most), dtype=np.int32)
     counts = np.zeros(int(first_leaf[-1]), dtype=np.int64)
     lists = np.zeros((len(shape.names), rows + 1), dtype=np.int32)
@@ -117,3 +127,27 @@ def read_lines(data: bytes, shape: Shape, parse_lines: ParseLines) -> pa.Table |
         items = pa.StructArray.from_arrays(values, list(own)) if kind == OBJECTS else values[0]
         columns.append(items if kind == STRING else pa.ListArray.from_arrays(number_array(lists[column]), items))
     return pa.table(columns, names=list(shape.names))
+
+
+def _counts(octets: npt.NDArray[np.uint8], *values: np.uint8) -> list[int]:
+    """How often each value occurs. Piece by piece: an array of answers for all of it would be new memory."""
+    counts = [0] * len(values)
+    same = np.empty(_PIECE, dtype=np.bool_)
+    for first in range(0, len(octets), _PIECE):
+        piece = octets[first : first + _PIECE]
+        for index, value in enumerate(values):
+            counts[index] += int(np.count_nonzero(np.equal(piece, value, out=same[: len(piece)])))
+    return counts
+
+
+def _room(leaves: int, size: int) -> npt.NDArray[np.uint8]:
+    """Room for the bytes of each leaf; what is in it may be anything.
+
+    It is each thread's own, used again once no table has a part of it: new memory, which the system fills with zeros,
+    would cost as much as to read the lines. Pages of it that stay empty cost nothing.
+    """
+    last: npt.NDArray[np.uint8] | None = getattr(_of_thread, "room", None)
+    # Three know it: the thread, `last` and the call. Every part that a table has is one more.
+    if last is None or len(last) < leaves * size or sys.getrefcount(last) > 3:
+        last = _of_thread.room = np.empty(leaves * size, dtype=np.uint8)
+    return last[: leaves * size].reshape(leaves, size)

@@ -180,9 +180,14 @@ def _kernels() -> Callable[[utf8.Strings], _Classified] | None:
     def classified(texts: utf8.Strings) -> _Classified:
         if not hasattr(mine, "memory"):
             mine.memory = language_tables.memory(tables)
-        data, offsets = utf8.buffers(texts)
+        data, offsets = utf8.buffers(texts, padding=0)
         labels, shares = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts))
-        classify(data, offsets, tables, mine.memory, labels, shares)
+        # The loop reads beyond a text. Of all texts only the last ones are copied to have bytes behind them.
+        cut = int(np.searchsorted(offsets, len(data) - utf8.PADDING, side="right")) - 1
+        cut = max(0, min(cut, len(texts)))
+        classify(data, offsets[: cut + 1], tables, mine.memory, labels[:cut], shares[:cut])
+        data, offsets = utf8.buffers(texts.slice(cut))
+        classify(data, offsets, tables, mine.memory, labels[cut:], shares[cut:])
         return codes_of, labels, shares
 
     return classified

@@ -187,26 +187,19 @@ def _word_cache(size: int) -> KeyArray:
     return found
 
 
-def _room_for_values(size: int) -> ValueArray:
-    """Each thread's own, used again: new memory would cost more than what is done with it."""
-    found: ValueArray | None = getattr(_of_thread, "values", None)
-    if found is None or len(found) < size:
-        found = _of_thread.values = np.empty(size, dtype=np.uint32)
-    return found
-
-
 def _sign_with_kernels(
     texts: pa.LargeStringArray, num_perm: int | None, jaccard: float, compiled: Mapping[str, Any]
 ) -> RowSignatures:
     count = len(texts)
     data, offsets = text_bytes(texts)
-    given_offsets, given = _given(texts, data, offsets)
+    highest = int(data.max(initial=0))
+    given_offsets, given = _given(texts, data, offsets) if highest >= 0xF0 else _none_given(count)
     multipliers, addends = permutations(num_perm) if num_perm else (np.zeros(0, np.uint32), np.zeros(0, np.uint32))
     band_count, width = bands(jaccard, num_perm) if num_perm else (1, 0)
     text, tokens = np.empty(count, np.uint64), np.empty(count, np.uint64)
     keys = np.empty((count, band_count), np.uint64)
     value_offsets = np.empty(count + 1, np.int64)
-    values = _room_for_values(int(offsets[-1] - offsets[0]) // 2 + int(given_offsets[-1]) + count + 1)
+    values = np.empty(int(offsets[-1] - offsets[0]) // 2 + int(given_offsets[-1]) + count + 1, dtype=np.uint32)
     longest = max(int(np.diff(offsets).max(initial=0)), 2 * int(np.diff(given_offsets).max(initial=0)))
     compiled["hash_texts"](data, offsets, text)
     written = compiled["sign_rows"](
@@ -214,7 +207,7 @@ def _sign_with_kernels(
         offsets,
         given_offsets,
         given,
-        character_table() if len(data) and data.max() >= 0x80 else np.zeros(0, np.uint32),
+        character_table() if highest >= 0x80 else np.zeros(0, np.uint32),
         _word_cache(4 << CACHE_BITS),
         multipliers,
         addends,
@@ -226,7 +219,12 @@ def _sign_with_kernels(
         values,
         scratch(longest, len(multipliers)),
     )
-    return RowSignatures(text, tokens, keys, value_offsets, values[:written].copy())
+    values.resize(written, refcheck=False)  # what was not written costs nothing, and is given back without a copy
+    return RowSignatures(text, tokens, keys, value_offsets, values)
+
+
+def _none_given(count: int) -> tuple[IntArray, KeyArray]:
+    return np.zeros(count + 1, dtype=np.int64), np.zeros(0, dtype=np.uint64)
 
 
 def _given(texts: pa.LargeStringArray, data: npt.NDArray[np.uint8], offsets: IntArray) -> tuple[IntArray, KeyArray]:

@@ -22,6 +22,7 @@ from forge_pipeline.dataset_audit.kept_tables import kept_tables
 IntArray = npt.NDArray[np.int64]
 
 _WORD = re.compile(r"\w+")
+_PIECE = 1 << 16  # bytes that are looked through at once
 _REMEMBERED = 1 << 19  # white-space-separated words whose tokens are kept
 
 # What `character_table` says of a character.
@@ -150,9 +151,12 @@ def beyond_table(data: npt.NDArray[np.uint8], offsets: IntArray) -> IntArray:
         data: UTF-8 of all texts.
         offsets: Where each begins; the last one ends the last text.
     """
-    if not len(data) or data.max() < 0xF0:
-        return np.zeros(0, dtype=np.int64)
-    places = np.flatnonzero(data[: int(offsets[-1])] >= 0xF0)
+    found = [np.zeros(0, dtype=np.int64)]
+    for first in range(0, int(offsets[-1]), _PIECE):  # most pieces hold none, and need no array of answers
+        piece = data[first : min(first + _PIECE, int(offsets[-1]))]
+        if piece.max() >= 0xF0:
+            found.append(np.flatnonzero(piece >= 0xF0) + first)
+    places = np.concatenate(found)
     places = places[(data[places] != 0xF0) | (data[np.minimum(places + 1, len(data) - 1)] != 0x9F)]
     rows = distinct(np.searchsorted(offsets, places, side="right") - 1)
     return rows[rows >= 0].astype(np.int64)
