@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 SHARD_BYTES = 3 << 20  # small enough that memory stays in the processor's caches and is used again
-_LARGEST = 4  # times as much at the beginning of a large file
+_LARGEST = 2  # times as much at the beginning of a large file
 BLOCK_ROWS = 8192
 LONGEST_LINE = 256 << 20
 """A line of more bytes is counted as one that cannot be read, and is not held in memory."""
