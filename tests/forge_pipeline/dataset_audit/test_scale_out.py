@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,15 @@ def test_threads_and_files_give_the_same_bytes_as_one_thread(method: str, datase
     assert list(Path(work_dir).iterdir()) == []
 
 
-@pytest.mark.skipif(not executors.may_fork(), reason="this process cannot be forked")
+@pytest.fixture
+def forkable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork beside the thread in which pytest-rerunfailures waits for its workers."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux forks")
+    monkeypatch.setattr(executors, "may_fork", lambda: True)
+
+
+@pytest.mark.usefixtures("forkable")
 @pytest.mark.parametrize("method", ["minhash", "simhash"])
 def test_processes_give_the_same_bytes_as_one_thread(
     method: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -113,7 +122,7 @@ def test_processes_give_the_same_bytes_as_one_thread(
     assert list(Path(work_dir).iterdir()) == []
 
 
-@pytest.mark.skipif(not executors.may_fork(), reason="this process cannot be forked")
+@pytest.mark.usefixtures("forkable")
 def test_an_error_in_a_process_is_the_error_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanned, "_FORKED_FROM", 0)
     path = tmp_path / "rows.jsonl.gz"
@@ -125,7 +134,7 @@ def test_an_error_in_a_process_is_the_error_of_the_audit(tmp_path: Path, monkeyp
     assert str(there.value) == str(alone.value)
 
 
-@pytest.mark.skipif(not executors.may_fork(), reason="this process cannot be forked")
+@pytest.mark.usefixtures("forkable")
 def test_processes_that_get_no_more_work_end_while_threads_go_on() -> None:
     with open_executor("local", 2, fork=True) as executor:
         forked = set(executor.map(_own_process, range(8)))
@@ -136,6 +145,36 @@ def test_processes_that_get_no_more_work_end_while_threads_go_on() -> None:
         with pytest.raises(RuntimeError, match="shutdown"):
             list(executor.map(_own_process, range(1)))
     assert not forked & {child.pid for child in multiprocessing.active_children()}
+
+
+@pytest.mark.usefixtures("forkable")
+def test_work_that_nothing_waits_for_is_done_in_children_of_its_own() -> None:
+    with open_executor("local", 2, fork=True) as executor:
+        squares = executor.ahead(lambda item: (item * item, os.getpid()), range(5))
+        forked = set(executor.map(_own_process, range(8)))
+        values, processes = zip(*squares(), strict=True)
+    assert values == (0, 1, 4, 9, 16)
+    assert len(set(processes)) == 2
+    assert not {os.getpid(), *forked} & set(processes)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("fork", [False, True])
+def test_an_error_ahead_is_raised_where_the_results_are_asked_for(workers: int, fork: bool) -> None:
+    with open_executor("local", workers, fork=fork) as executor:
+        results = executor.ahead(int, ["1", "two"])
+        with pytest.raises(ValueError, match="'two'"):
+            results()
+
+
+@pytest.mark.usefixtures("forkable")
+def test_a_child_that_was_killed_is_named_and_one_that_is_not_needed_is_ended() -> None:
+    with open_executor("local", 2, fork=True) as executor:
+        results = executor.ahead(lambda _: os._exit(7), [0])
+        executor.ahead(time.sleep, [600])
+        with pytest.raises(RuntimeError, match="exit code 7"):
+            results()
+    assert not multiprocessing.active_children()
 
 
 def _own_process(item: int) -> int:
