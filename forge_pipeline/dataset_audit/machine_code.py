@@ -2,8 +2,8 @@
 
 numba compiles the loops of a module once. Importing it and letting it load what it keeps
 costs a second in every later process, more than auditing fifty thousand rows. So its object
-code is kept here, with the types of each loop's arguments, and llvmlite alone loads it, in a
-hundredth of that time. Arrays are handed over as numba lays them out (numba's data model
+code is kept here, with the types of each loop's arguments, and loaded by `object_code` in some
+milliseconds, or where that cannot, by llvmlite. Arrays are handed over as numba lays them out (numba's data model
 ``ArrayModel``: meminfo, parent, nitems, itemsize, data, shape, strides), which is checked
 when the code is made; their types are checked at each call.
 
@@ -28,11 +28,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from forge_pipeline.dataset_audit import object_code
 from forge_pipeline.dataset_audit.kept_files import read_kept, write_kept
 
 _HERE = Path(__file__).parent
@@ -41,6 +43,10 @@ _HERE = Path(__file__).parent
 _OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 _ARRAY_FIELDS = ("meminfo", "parent", "nitems", "itemsize", "data", "shape", "strides")
 _SETTINGS_THAT_DO_NOT_MATTER = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
+_OF_PROCESSOR = {
+    "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
+    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
+}  # fmt: skip
 # What references to a counted array would call at its end: arrays from outside are never counted.
 _NEVER_CALLED = ("NRT_MemInfo_call_dtor",)
 
@@ -164,10 +170,13 @@ def loops(module: str, *sources: str) -> Mapping[str, Callable[..., Any]] | None
 _LOCK = threading.RLock()
 
 
+def any_loaded() -> bool:
+    """Whether this process has compiled loops: others are loaded soon then."""
+    return loops.cache_info().currsize > 0
+
+
 def _key(*modules: str) -> str:
     """What decides the machine code, as one name."""
-    import llvmlite.binding as llvm  # type: ignore[import-untyped]
-
     digest = hashlib.sha256()
     for package in ("numba", "llvmlite"):
         spec = find_spec(package)
@@ -178,9 +187,25 @@ def _key(*modules: str) -> str:
         item for item in os.environ.items()
         if item[0].startswith("NUMBA_") and item[0] not in _SETTINGS_THAT_DO_NOT_MATTER
     )  # fmt: skip
-    machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), platform.machine(), sys.platform)
+    machine = (*_processor(), platform.machine(), sys.platform)
     digest.update(repr((sys.version_info[:3], np.__version__, machine, settings)).encode())
     return digest.hexdigest()[:24]
+
+
+@cache
+def _processor() -> tuple[str, ...]:
+    """What is known of the processor: as Linux has it in /proc/cpuinfo (proc(5)), elsewhere as LLVM does."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            first = [line.partition(":") for line in takewhile(str.strip, lines)]
+    except OSError:
+        first = []
+    known = tuple(f"{name.strip()}={value.strip()}" for name, _, value in first if name.strip() in _OF_PROCESSOR)
+    if any(name.startswith(("flags=", "Features=")) for name in known):
+        return known
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -273,7 +298,14 @@ def _dispatchers(module: str) -> dict[str, Callable[..., Any]]:
     return {name: dispatcher(member) for name, member in _loops_of(module).items()}
 
 
-# --- llvmlite -----------------------------------------------------------------------------------------------------
+# --- into memory --------------------------------------------------------------------------------------------------
+
+
+def _address(code: _Code) -> int:
+    try:
+        return object_code.load(code.object, code.symbol)
+    except object_code.CannotLink:
+        return _address_by_llvm(code)
 
 
 @cache
@@ -292,7 +324,7 @@ def _engine() -> Any:
     return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
 
 
-def _callable(code: _Code) -> Callable[..., Any]:
+def _address_by_llvm(code: _Code) -> int:
     import llvmlite.binding as llvm
 
     for name in code.externals:
@@ -303,9 +335,14 @@ def _callable(code: _Code) -> Callable[..., Any]:
     engine = _engine()
     engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code.object))
     engine.finalize_object()
-    address = engine.get_function_address(code.symbol)
+    address: int = engine.get_function_address(code.symbol)
     if not address:
         raise CannotKeep(f"{code.symbol} is not in its code")
+    return address
+
+
+def _callable(code: _Code) -> Callable[..., Any]:
+    address = _address(code)
     kinds = [kind for argument in code.arguments for kind in argument.types()]
     function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
 

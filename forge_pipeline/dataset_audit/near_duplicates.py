@@ -15,7 +15,6 @@ State: 450 bytes a row of 74 distinct tokens (MinHash, 16 bands): 430 MB a milli
 memory, or 16 MB where signatures lie in files.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forge_pipeline.dataset_audit.groups import equal_groups, first_equal
-from forge_pipeline.dataset_audit.machine_code import loops
+from forge_pipeline.dataset_audit.machine_code import any_loaded, loops
 from forge_pipeline.dataset_audit.simhash import table_masks
 from forge_pipeline.dataset_audit.tokens import IntArray, ranges
 
@@ -321,7 +320,7 @@ def _kernels(bounds: IntArray, reach: int) -> JoinKernels | None:
     """Compiled loops where they are there already, or the pairs are many enough to pay for loading them."""
     sizes = np.diff(bounds)
     pairs = int((sizes * np.minimum(sizes, reach)).sum()) // 2
-    return join_kernels() if pairs >= _KERNEL_PAIRS or "llvmlite" in sys.modules else None
+    return join_kernels() if pairs >= _KERNEL_PAIRS or any_loaded() else None
 
 
 def _bucket_pairs(bounds: IntArray, reach: int) -> Iterator[tuple[IntArray, IntArray, bool]]:

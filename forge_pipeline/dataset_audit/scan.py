@@ -7,7 +7,6 @@ threads share a machine's cores.
 """
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 from forge_pipeline.dataset_audit import detection, language, pii_ml, quality
 from forge_pipeline.dataset_audit.arrow_arrays import boolean_array, number_array, number_scalar, numpy_of, string_array
 from forge_pipeline.dataset_audit.detection import FoundInTexts
+from forge_pipeline.dataset_audit.machine_code import any_loaded
 from forge_pipeline.dataset_audit.reading import Block, Shard, json_kernels, read_blocks
 from forge_pipeline.dataset_audit.signatures import KeyArray, RowSignatures, sign, text_lengths
 from forge_pipeline.dataset_audit.texts import Strings, blank_texts, row_texts, strings_of
@@ -127,8 +127,7 @@ def scan_shard(shard: Shard, options: ScanOptions, side: Path | None = None) -> 
     """
     compiled = options.compiled
     if compiled is None:
-        loaded = "llvmlite" in sys.modules
-        compiled = loaded or worth_compiling([shard])
+        compiled = any_loaded() or worth_compiling([shard])
     parts = [_BlockScan.of(block, options, compiled) for block in read_blocks(shard, compiled=compiled)]
     parts = parts or [_BlockScan.of(Block(0, ()), options, compiled)]
     starts = np.cumsum([0, *(len(part.lengths) for part in parts)]).tolist()
