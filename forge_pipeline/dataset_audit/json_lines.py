@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from forge_pipeline.dataset_audit import small_pages
 from forge_pipeline.dataset_audit.arrow_arrays import number_array
 
 STRING, STRINGS, OBJECTS = 0, 1, 2
@@ -140,6 +141,9 @@ def _counts(octets: npt.NDArray[np.uint8], *values: np.uint8) -> list[int]:
     return counts
 
 
+_ROOM_STEP = 1 << 20  # bytes: of shards that are cut where lines end, a later one is often longer by some
+
+
 def _room(leaves: int, size: int) -> npt.NDArray[np.uint8]:
     """Room for the bytes of each leaf; what is in it may be anything.
 
@@ -149,5 +153,5 @@ def _room(leaves: int, size: int) -> npt.NDArray[np.uint8]:
     last: npt.NDArray[np.uint8] | None = getattr(_of_thread, "room", None)
     # Three know it: the thread, `last` and the call. Every part that a table has is one more.
     if last is None or len(last) < leaves * size or sys.getrefcount(last) > 3:
-        last = _of_thread.room = np.empty(leaves * size, dtype=np.uint8)
+        last = _of_thread.room = small_pages.zeros(-(-leaves * size // _ROOM_STEP) * _ROOM_STEP, np.uint8)
     return last[: leaves * size].reshape(leaves, size)

@@ -10,7 +10,7 @@ from numba import types
 
 from forge_pipeline.dataset_audit import utf8
 from forge_pipeline.dataset_audit.fasttext_model import FRACTION_BITS
-from forge_pipeline.dataset_audit.language_tables import BATCH, DIMENSIONS, REMEMBERED, Memory, Tables
+from forge_pipeline.dataset_audit.language_tables import BATCH, DIMENSIONS, PLACES_BITS, Memory, Tables
 from forge_pipeline.dataset_audit.machine_code import inner, loop
 from forge_pipeline.dataset_audit.text_kernels import (
     TEXT,
@@ -26,7 +26,7 @@ _NOT_PROSE = np.int32(-1)
 _MIX0, _MIX1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _MIX2, _MIX3 = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
 _SCALE = float(1 << FRACTION_BITS)
-_NUMBER = np.uint64(0xFFFFFFFF)
+_BYTES, _LAST, _NO_INPUTS = np.uint64((1 << 56) - 1), np.uint64(1 << 63), np.uint64(127)
 
 
 @inner
@@ -196,8 +196,7 @@ _TABLES = types.NamedTuple(  # type: ignore[no-untyped-call]
 )  # fmt: skip
 _MEMORY = types.NamedTuple(  # type: ignore[no-untyped-call]
     (
-        types.uint64[::1], types.uint64[:, ::1], types.int32[:, ::1], types.int64[::1],
-        types.int64[::1], types.int64[::1], types.uint64[:, ::1],
+        types.uint64[:, ::1], types.int32[:, ::1], types.int64[::1], types.int64[::1], types.uint64[:, ::1],
         types.uint8[::1], types.int64[::1], types.int64[::1], types.int64[::1],
         types.float64[::1], types.int64[::1], types.float64[::1],
     ),
@@ -212,19 +211,14 @@ def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-
     At least `utf8.PADDING` bytes must follow the last text.
     """
     # Arrays are taken out of their tuples, and loops over words call nothing that takes one: that counts references.
-    slots, keys, sums, used = memory.slots, memory.keys, memory.sums, memory.used
+    keys, sums = memory.keys, memory.sums
     begins, sizes, batch = memory.begins, memory.sizes, memory.batch
     scratch, total, word_sums, word_rows = memory.scratch, memory.total, memory.word_sums, memory.word_rows
     hidden, stack, stack_shares = memory.hidden, memory.stack, memory.stack_shares
     nodes, children, end_of_line = tables.nodes, tables.children, tables.end_of_line
     prose_bytes, steps = tables.limits[0], tables.steps
-    mask = np.uint64(len(slots) - 1)
-    places, numbers = slots.ctypes.data, keys.ctypes.data
+    key_bytes, sum_bytes = keys.ctypes.data, sums.ctypes.data
     for text in range(len(offsets) - 1):
-        if used[0] > REMEMBERED:
-            for slot in range(len(slots)):
-                slots[slot] = 0
-            used[0] = 0
         for dimension in range(DIMENSIONS):
             total[dimension] = end_of_line[dimension]
         begin, end = offsets[text], offsets[text + 1]
@@ -269,10 +263,10 @@ def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-
                     if size < 32:
                         value = (key0 * _MIX0) ^ (key1 * _MIX1) ^ (key2 * _MIX2) ^ (key3 * _MIX3)
                         value = (value ^ (value >> np.uint64(32))) * _MIX1
-                        place = (value >> np.uint64(20)) & mask
+                        place = value >> np.uint64(64 - PLACES_BITS)
                         batch[count, 0], batch[count, 1], batch[count, 2], batch[count, 3] = key0, key1, key2, key3
-                        batch[count, 4], batch[count, 5] = value, place
-                        prefetch(places + np.int64(place << np.uint64(3)))
+                        batch[count, 4] = place
+                        prefetch(key_bytes + np.int64(place << np.uint64(6)))
                         sizes[count] = size
                     else:
                         while at < end and data[at] > 32:
@@ -282,10 +276,9 @@ def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-
                     count += 1
                 for index in range(count):
                     if sizes[index] < 32:
-                        held = slots[batch[index, 5]] & _NUMBER
-                        if held:
-                            prefetch(numbers + np.int64((held - np.uint64(1)) << np.uint64(7)))
-                            prefetch(numbers + np.int64((held - np.uint64(1)) << np.uint64(7)) + 64)
+                        place = batch[index, 4]
+                        probably = place << np.uint64(1) | np.uint64(keys[place, 4] == batch[index, 0])
+                        prefetch(sum_bytes + np.int64(probably << np.uint64(6)))
                 for index in range(count):
                     size = sizes[index]
                     if size >= 32:  # seldom met again
@@ -299,37 +292,43 @@ def classify(data, offsets, tables, memory, labels, shares):  # type: ignore[no-
                                 total[dimension] += word_sums[dimension]
                         continue
                     key0, key1, key2, key3 = batch[index, 0], batch[index, 1], batch[index, 2], batch[index, 3]
-                    mark, place = batch[index, 4] & ~_NUMBER, batch[index, 5]
-                    word = np.int64(-1)
-                    while slots[place] != 0:
-                        held = slots[place]
-                        if held & ~_NUMBER == mark:
-                            word = np.int64(held & _NUMBER) - 1
-                            if (
-                                keys[word, 0] == key0
-                                and keys[word, 1] == key1
-                                and keys[word, 2] == key2
-                                and keys[word, 3] == key3
-                            ):
-                                break
-                            word = np.int64(-1)
-                        place = (place + np.uint64(1)) & mask
-                    if word < 0:
+                    place = batch[index, 4]
+                    last = keys[place, 3] >> np.uint64(63)
+                    if (
+                        keys[place, 0] == key0
+                        and keys[place, 1] == key1
+                        and keys[place, 2] == key2
+                        and keys[place, 3] & _BYTES == key3
+                    ):
+                        word = np.uint64(0)
+                        keys[place, 3] &= ~_LAST
+                    elif (
+                        keys[place, 4] == key0
+                        and keys[place, 5] == key1
+                        and keys[place, 6] == key2
+                        and keys[place, 7] & _BYTES == key3
+                    ):
+                        word = np.uint64(1)
+                        keys[place, 3] |= _LAST
+                    else:
                         found = _word_inputs(
                             data, begins[index], begins[index] + size, tables, scratch, word_rows, word_sums
                         )
-                        word = used[0]
-                        used[0] = word + 1
-                        slots[place] = mark | np.uint64(word + 1)
-                        keys[word, 0], keys[word, 1], keys[word, 2], keys[word, 3] = key0, key1, key2, key3
-                        sums[word, 8] = found
+                        word = np.uint64(1) - last
+                        at_word = word << np.uint64(2)
+                        number = np.uint64(_NO_INPUTS if found == _NOT_PROSE else found)
+                        keys[place, at_word], keys[place, at_word + np.uint64(1)] = key0, key1
+                        keys[place, at_word + np.uint64(2)] = key2
+                        keys[place, at_word + np.uint64(3)] = key3 | number << np.uint64(56)
+                        keys[place, 3] |= last << np.uint64(63)
                         for dimension in range(DIMENSIONS):
-                            sums[word, 16 + dimension] = word_sums[dimension]
-                    if sums[word, 8] != _NOT_PROSE:
-                        inputs += sums[word, 8]
+                            sums[place << np.uint64(1) | word, dimension] = word_sums[dimension]
+                    number = keys[place, (word << np.uint64(2)) + np.uint64(3)] >> np.uint64(56) & _NO_INPUTS
+                    if number != _NO_INPUTS:
+                        inputs += np.int64(number)
                         taken += size
                         for dimension in range(DIMENSIONS):
-                            total[dimension] += sums[word, 16 + dimension]
+                            total[dimension] += sums[place << np.uint64(1) | word, dimension]
             if inputs == 0:
                 continue
             weight = (inputs + 1) * _SCALE

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from forge_pipeline.dataset_audit import utf8
+from forge_pipeline.dataset_audit import small_pages, utf8
 from forge_pipeline.dataset_audit.fasttext_model import PRUNED, FastTextModel
 
 DIMENSIONS = 16
-REMEMBERED = 1 << 18
-"""Words whose inputs are kept, at 128 bytes each. Web text brings a new word in about twenty."""
+PLACES_BITS = 16
+"""Of the number of places in the memory of words: two words each, 192 bytes. Half of the words that web text brings are
+met once only, and what is met often stays."""
 
 BATCH = 16
 """Words that are looked up together: the memory is asked for all of them before it is read."""
@@ -53,16 +54,15 @@ class Tables(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Words met before. It is emptied between two texts once it is full.
+    """Words met before, two in each place; a new one takes that of the two which was not met last.
 
     Attributes:
-        slots: Open-addressed: the upper half of a word's hash, and one more than its number in the lower half; or 0.
-        keys: By number, the bytes of a word of less than 32, zeros after them, in the first 4 of 16; in the fifth the
-            number of its inputs, or -1 if it is not prose; in the last 8 the sum of its inputs, two dimensions each.
-        sums: The same memory, in which the sum begins at 16.
-        used: Words that are remembered.
-        begins, sizes, batch: Of the words that are looked up together: where they begin, their bytes; their keys (4),
-            hash and place in `slots`.
+        keys: By place, the bytes of two words of less than 32, zeros after them, 4 numbers each. The upper byte of the
+            fourth holds how many inputs the word has (7 bits; 127 if it is not prose), and that of the first word also
+            which of the two was met last.
+        sums: By place and word, the sum of its inputs.
+        begins, sizes, batch: Of the words that are looked up together: where they begin, their bytes; their keys (4)
+            and places.
         scratch: A word as it is classified.
         total, word_sums: Sums of inputs: of a text, and of one word.
         word_rows: The inputs of one word.
@@ -70,10 +70,8 @@ class Memory(NamedTuple):
         stack, stack_shares: Branches of the label tree.
     """
 
-    slots: npt.NDArray[np.uint64]
     keys: npt.NDArray[np.uint64]
     sums: npt.NDArray[np.int32]
-    used: npt.NDArray[np.int64]
     begins: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
     batch: npt.NDArray[np.uint64]
@@ -129,18 +127,13 @@ def tables(
 
 def memory(tables: Tables) -> Memory:
     """An empty one. Threads must not share it."""
-    room = REMEMBERED + 1024  # for the words of one more text
-    words = np.zeros(16 * room + 16, dtype=np.uint64)
-    first = -(words.ctypes.data // 8) % 16  # a word's numbers fill two lines of the processor's cache
-    keys = words[first : first + 16 * room].reshape(room, 16)
+    places = 1 << PLACES_BITS
     return Memory(
-        slots=np.zeros(2 * REMEMBERED, dtype=np.uint64),
-        keys=keys,
-        sums=keys.view(np.int32),
-        used=np.zeros(1, dtype=np.int64),
+        keys=_aligned(8 * places).reshape(places, 8),
+        sums=_aligned(16 * places).view(np.int32).reshape(2 * places, 16),
         begins=np.empty(BATCH, dtype=np.int64),
         sizes=np.empty(BATCH, dtype=np.int64),
-        batch=np.empty((BATCH, 6), dtype=np.uint64),
+        batch=np.empty((BATCH, 5), dtype=np.uint64),
         scratch=np.empty(_SCRATCH, dtype=np.uint8),
         total=np.empty(DIMENSIONS, dtype=np.int64),
         word_sums=np.empty(DIMENSIONS, dtype=np.int64),
@@ -149,6 +142,13 @@ def memory(tables: Tables) -> Memory:
         stack=np.empty(2 * len(tables.children) + 4, dtype=np.int64),
         stack_shares=np.empty(2 * len(tables.children) + 4, dtype=np.float64),
     )
+
+
+def _aligned(count: int) -> npt.NDArray[np.uint64]:
+    """Zeros that begin where a line of the processor's cache does: eight of them fill one."""
+    whole = small_pages.zeros(count + 8, np.uint64)
+    first = -(whole.ctypes.data // 8) % 8
+    return whole[first : first + count]
 
 
 def _fnv(word: bytes) -> int:

@@ -1,9 +1,9 @@
 """Loads machine code from an object file into this process, where LLVM's library alone takes 60 ms to load and end.
 
 An object file as numba makes it is linked by few rules: place its sections one after the other, write into them where
-the others and the C library are, make the pages executable. Sources: System V ABI, chapters 4 and 5 (ELF); x86-64 psABI, 4.4
-(relocations). Only what numba's loops consist of is done here: code and constants of x86-64 under Linux that refer to
-each other by addresses of 64 bits. Everything else raises `CannotLink`, and is left to LLVM.
+the others and the C library are, make the pages executable. Sources: System V ABI, chapters 4 and 5 (ELF); x86-64
+psABI, 4.4 (relocations). Only what numba's loops consist of is done here: code and constants of x86-64 under Linux that
+refer to each other by addresses of 64 bits. Everything else raises `CannotLink`, and is left to LLVM.
 """
 
 import ctypes

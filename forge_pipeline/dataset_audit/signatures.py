@@ -8,8 +8,9 @@ the default threshold, or 1 for SimHash: 450 bytes for a row of 74 distinct toke
 """
 
 import os
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forge_pipeline.dataset_audit import small_pages
 from forge_pipeline.dataset_audit.arrow_arrays import number_array, numpy_of
 from forge_pipeline.dataset_audit.groups import distinct
 from forge_pipeline.dataset_audit.machine_code import loops
@@ -177,14 +179,36 @@ def _value_sets(rows: TokenRows) -> tuple[IntArray, ValueArray]:
 
 
 _of_thread = threading.local()
+_VALUES = 8 << 20  # values that a thread's room begins with: what is not touched of them costs nothing
+_KNOWN_TO = 3  # the tuple, a name and the call know the room where nobody has a part of it
 
 
 def _word_cache(size: int) -> KeyArray:
     """Each thread's own; what is in it changes how fast words are hashed and nothing else."""
     found: KeyArray | None = getattr(_of_thread, "words", None)
     if found is None:
-        found = _of_thread.words = np.zeros(size, dtype=np.uint64)
+        found = _of_thread.words = small_pages.zeros(size, np.uint64)
     return found
+
+
+def _room_for_values(most: int) -> tuple[ValueArray, Callable[[int], ValueArray]]:
+    """Room for so many values, and what takes the part of it that was written.
+
+    Each thread takes parts of one array, one after the other, and begins anew with it once nobody has a part of it:
+    memory that was never touched costs more than to write it, and only a fifth of the room is ever written.
+    """
+    found: tuple[ValueArray, int] | None = getattr(_of_thread, "values", None)
+    room, first = found or (np.empty(0, dtype=np.uint32), 0)
+    if sys.getrefcount(room) <= _KNOWN_TO:
+        first = 0
+    if len(room) - first < most:
+        room, first = small_pages.zeros(max(most, _VALUES), np.uint32), 0
+
+    def take(written: int) -> ValueArray:
+        _of_thread.values = room, first + written
+        return room[first : first + written]
+
+    return room[first:], take
 
 
 def _sign_with_kernels(
@@ -199,7 +223,7 @@ def _sign_with_kernels(
     text, tokens = np.empty(count, np.uint64), np.empty(count, np.uint64)
     keys = np.empty((count, band_count), np.uint64)
     value_offsets = np.empty(count + 1, np.int64)
-    values = np.empty(int(offsets[-1] - offsets[0]) // 2 + int(given_offsets[-1]) + count + 1, dtype=np.uint32)
+    values, take = _room_for_values(int(offsets[-1] - offsets[0]) // 2 + int(given_offsets[-1]) + count + 1)
     longest = max(int(np.diff(offsets).max(initial=0)), 2 * int(np.diff(given_offsets).max(initial=0)))
     compiled["hash_texts"](data, offsets, text)
     written = compiled["sign_rows"](
@@ -219,8 +243,7 @@ def _sign_with_kernels(
         values,
         scratch(longest, len(multipliers)),
     )
-    values.resize(written, refcheck=False)  # what was not written costs nothing, and is given back without a copy
-    return RowSignatures(text, tokens, keys, value_offsets, values)
+    return RowSignatures(text, tokens, keys, value_offsets, take(written))
 
 
 def _none_given(count: int) -> tuple[IntArray, KeyArray]:

@@ -202,3 +202,29 @@ def test_without_numba_rows_are_signed_all_the_same(monkeypatch: pytest.MonkeyPa
     texts = as_array(["one two three"])
     keys: npt.NDArray[np.uint64] = sign(texts, num_perm=16, jaccard=0.85, compiled=True).keys
     assert np.array_equal(keys, sign(texts, num_perm=16, jaccard=0.85, compiled=False).keys)
+
+
+@needs_numba
+def test_signatures_that_are_kept_stay_as_they_are_while_others_are_made() -> None:
+    def texts(part: int) -> list[str]:
+        return [f"w{part} " + " ".join(f"x{part}y{row}z{word}" for word in range(40)) for row in range(50)]
+
+    def made(part: int) -> signatures.RowSignatures:
+        return sign(as_array(texts(part)), num_perm=16, jaccard=0.85, compiled=True)
+
+    kept = {part: made(part) for part in range(12) if part % 3}
+    for part in range(12, 400):  # more than a thread's room holds, and nobody keeps them
+        made(part)
+    for part, own in kept.items():
+        expected = sign(as_array(texts(part)), num_perm=16, jaccard=0.85, compiled=False)
+        assert np.array_equal(own.values, expected.values)
+        assert np.array_equal(own.offsets, expected.offsets)
+
+
+@needs_numba
+def test_room_that_nobody_has_a_part_of_is_used_again() -> None:
+    sign(as_array(["a b c"]), num_perm=16, jaccard=0.85, compiled=True)
+    first = sign(as_array(["a b c"]), num_perm=16, jaccard=0.85, compiled=True).values.ctypes.data
+    second = sign(as_array(["d e f"]), num_perm=16, jaccard=0.85, compiled=True).values
+    assert second.ctypes.data == first
+    assert sign(as_array(["a b c"]), num_perm=16, jaccard=0.85, compiled=True).values.ctypes.data != first

@@ -162,7 +162,7 @@ def test_what_was_met_before_changes_no_answer(lines: list[str]) -> None:
     texts = pa.array(lines)
     first = identify_with_scores(texts, compiled=True)
     draw = random.Random(3)
-    many = [" ".join(str(draw.getrandbits(60)).translate(LETTERS) for _ in range(20)) for _ in range(4000)]
+    many = [" ".join(str(draw.getrandbits(60)).translate(LETTERS) for _ in range(20)) for _ in range(16_000)]
     identify(pa.array(many), compiled=True)  # more words than are remembered
     again = identify_with_scores(texts, compiled=True)
     assert (first[0] == again[0]).all()
