@@ -10,7 +10,7 @@ are no phone number).
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,8 @@ SOURCE: dict[str, Literal["pii", "pii_ml", "secret"]] = {
 
 _RANK = {category: rank for rank, category in enumerate(CATEGORIES)}
 
-_SLICE = 65_536  # texts that are joined at once
+_SLICE = 65_536  # texts that are looked at together
+_SHORT = 64  # bytes of a text that may come again: labels, names, numbers
 
 
 @dataclass(frozen=True)
@@ -77,41 +78,62 @@ def scan_texts(
         entities: Finds names in a text, from `pii_ml.entity_finder`; asked for every text.
         compiled: Whether compiled loops look for anchors, where numba is installed: worth it for many texts.
     """
-    found: list[tuple[int, Finding, str]] = []
+    indices: list[int] = []
+    found: list[Finding] = []
+    previews: list[str] = []
     for first in range(0, len(texts), _SLICE):
         part = texts.slice(first, _SLICE)
-        by_text = dict(_findings(part, compiled))
-        names = dict(_entities(part, entities)) if entities is not None else {}
-        for index in sorted(by_text.keys() | names.keys()):
-            text, findings = by_text.get(index) or names[index]
-            if index in names:
-                findings = without_overlaps([*findings, *names[index][1]], _RANK)
-            found += [(first + index, finding, shape(text[slice(*finding.span)])) for finding in findings]
+        own = _findings(part, compiled)
+        for index, text, findings in own if entities is None else _with_entities(own, part, entities):
+            for finding in findings:
+                start, end = finding.span
+                indices.append(first + index)
+                found.append(finding)
+                previews.append(shape(text[start:end]))
     return FoundInTexts(
-        text=np.array([index for index, _, _ in found], dtype=np.int64),
-        category=np.array([_RANK[finding.kind] for _, finding, _ in found], dtype=np.int16),
-        start=np.array([finding.span[0] for _, finding, _ in found], dtype=np.int32),
-        end=np.array([finding.span[1] for _, finding, _ in found], dtype=np.int32),
-        placeholder=np.array([finding.placeholder for _, finding, _ in found], dtype=np.bool_),
-        preview=[preview for _, _, preview in found],
+        text=np.array(indices, dtype=np.int64),
+        category=np.array([_RANK[finding.kind] for finding in found], dtype=np.int16),
+        start=np.array([finding.span[0] for finding in found], dtype=np.int32),
+        end=np.array([finding.span[1] for finding in found], dtype=np.int32),
+        placeholder=np.array([finding.placeholder for finding in found], dtype=np.bool_),
+        preview=previews,
     )
 
 
-TextFindings = tuple[str, list[Finding]]
+TextFindings: TypeAlias = tuple[int, str, list[Finding]]
+"""Index of a text, the text, and what is found in it: something."""
 
 
-def _findings(texts: "pa.StringArray | pa.LargeStringArray", compiled: bool) -> Iterator[tuple[int, TextFindings]]:
-    """(index, (text, findings)) of each text in which something is found."""
+def _findings(texts: "pa.StringArray | pa.LargeStringArray", compiled: bool) -> Iterator[TextFindings]:
+    """In the order of the texts."""
     if not len(texts):
         return
     data, offsets = utf8.buffers(texts, padding=0)
     places, kinds = anchors_of(data, offsets, anchor_loop() if compiled else None)
     content = data.data
+    known: dict[str, list[Finding]] = {}
     for index, start, end, anchors in _by_text(places, kinds, offsets):
         text = str(content[start:end], "utf-8")
-        findings = _findings_at(text, *anchors)
+        findings = known.get(text) if end - start <= _SHORT else None
+        if findings is None:
+            findings = _findings_at(text, *anchors)
+            if end - start <= _SHORT:
+                known[text] = findings
         if findings:
-            yield index, (text, findings)
+            yield index, text, findings
+
+
+def _with_entities(
+    found: Iterable[TextFindings], texts: "pa.StringArray | pa.LargeStringArray", find: FindEntities
+) -> Iterator[TextFindings]:
+    """What was found, and names."""
+    by_text = {index: (text, findings) for index, text, findings in found}
+    names = {index: (text, findings) for index, text, findings in _entities(texts, find)}
+    for index in sorted(by_text.keys() | names.keys()):
+        text, findings = by_text.get(index) or names[index]
+        if index in names:
+            findings = without_overlaps([*findings, *names[index][1]], _RANK)
+        yield index, text, findings
 
 
 def _by_text(
@@ -159,9 +181,9 @@ def _characters(text: str, anchors: Iterable[int]) -> Iterator[int]:
         yield index
 
 
-def _entities(texts: "pa.StringArray | pa.LargeStringArray", find: FindEntities) -> Iterator[tuple[int, TextFindings]]:
+def _entities(texts: "pa.StringArray | pa.LargeStringArray", find: FindEntities) -> Iterator[TextFindings]:
     present = [(index, text) for index, text in enumerate(texts.to_pylist()) if text]
     many = find.many if isinstance(find, EntityFinder) else lambda several: [find(text) for text in several]
     for (index, text), findings in zip(present, many([text for _, text in present]), strict=True):
         if findings:
-            yield index, (text, findings)
+            yield index, text, findings

@@ -10,10 +10,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -27,7 +27,14 @@ from forge_pipeline.dataset_audit.garbage import collected_by_shard
 from forge_pipeline.dataset_audit.options import AuditOptions
 from forge_pipeline.dataset_audit.parquet_files import parquet_file
 from forge_pipeline.dataset_audit.reading import find_splits
-from forge_pipeline.dataset_audit.report import MOST_FINDINGS, REPORT_NAME, AuditReport, write_audit_report
+from forge_pipeline.dataset_audit.report import (
+    MOST_FINDINGS,
+    REPORT_NAME,
+    AuditReport,
+    FindingColumns,
+    changed,
+    write_audit_report,
+)
 from forge_pipeline.dataset_audit.scanned import (
     FINDINGS,
     ScannedDataset,
@@ -102,7 +109,7 @@ def audit_dataset(
     path = Path(os.fspath(source))
     directory = None if output_dir is None else Path(output_dir)
     with collected_by_shard():
-        report = replace(
+        report = changed(
             audit_path(path, options, output_dir=directory),
             generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
             source_path=str(path.absolute()),
@@ -159,8 +166,7 @@ def audit_path(
                 append(cluster_table(scanned.repeats))
     files = _data_files(source, splits, scanned.digests)
     croissant = _croissant(name or source.stem, files, scanned.totals) if options.emit_croissant else {}
-    report = _report(scanned, options, findings)
-    return replace(report, croissant=croissant, dataset_digest=_dataset_digest(source, files))
+    return _report(scanned, options, findings, croissant, _dataset_digest(source, files))
 
 
 def files_by_split(source: Path) -> dict[str, tuple[Path, ...]]:
@@ -181,22 +187,19 @@ def _is_audits_own(path: Path) -> bool:
     return path.name in (FINDINGS_FILE, CLUSTERS_FILE) and (path.parent / REPORT_NAME).is_file()
 
 
-_FIELDS = tuple(RowFinding.__dataclass_fields__)
-
-
 @dataclass
 class _Findings:
-    """The first findings as objects, all of them counted."""
+    """The first findings, all of them counted."""
 
     append: Callable[[pa.Table], None] | None
-    first: list[RowFinding] = field(default_factory=list)
+    first: FindingColumns = field(default_factory=FindingColumns)
     total: int = 0
 
     def take(self, table: pa.Table) -> None:
         self.total += len(table)
         if len(self.first) < MOST_FINDINGS and len(table):
-            columns = table.slice(0, MOST_FINDINGS - len(self.first)).select(_FIELDS).columns
-            self.first += map(RowFinding, *(column.to_pylist() for column in columns))
+            columns = table.slice(0, MOST_FINDINGS - len(self.first)).select(RowFinding.__match_args__).columns
+            self.first.extend(column.to_pylist() for column in columns)
         if self.append is not None:
             self.append(table)
 
@@ -229,7 +232,9 @@ def _croissant(name: str, files: Sequence[DataFile], totals: Mapping[str, SplitT
     return card(name, files, {split: tuple(own.columns) for split, own in totals.items()})
 
 
-def _report(scanned: ScannedDataset, options: AuditOptions, findings: _Findings) -> AuditReport:
+def _report(
+    scanned: ScannedDataset, options: AuditOptions, findings: _Findings, croissant: dict[str, Any], digest: Digest
+) -> AuditReport:
     totals, repeats = scanned.totals, scanned.repeats
     pairs_per_split = repeats.pairs_per_split()
     quality = options.enable_quality_filter
@@ -257,10 +262,11 @@ def _report(scanned: ScannedDataset, options: AuditOptions, findings: _Findings)
         },
         secrets_summary=sum_of([own.secrets_counts() for own in totals.values()], secret_scan.FAMILIES),
         quality_summary=_quality_summary(totals) if quality else {},
-        croissant={},
+        croissant=croissant,
         notes=tuple(_notes(totals, findings, repeats.pairs.complete)),
-        findings=tuple(findings.first),
+        findings=cast("tuple[RowFinding, ...]", findings.first),
         findings_total=findings.total,
+        dataset_digest=digest,
     )
 
 

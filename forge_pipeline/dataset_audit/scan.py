@@ -244,9 +244,13 @@ def _findings(strings: Sequence[Strings], entities: str | None, compiled: bool) 
 
 
 def _found(item: Strings, find_entities: pii_ml.FindEntities | None, compiled: bool) -> FoundInTexts:
-    """What is found in the strings of one path; where they are few short ones over and over, each is scanned once."""
+    """What is found in the strings of one path; where they are few short ones over and over, each is scanned once.
+
+    Compiled loops are done with all of them sooner than Arrow has found out which are equal.
+    """
     count = len(item.texts)
-    if count and item.texts.nbytes < (_SHORT + 8) * count:
+    is_slow = find_entities is not None or not compiled
+    if is_slow and count and item.texts.nbytes < (_SHORT + 8) * count:
         encoded = item.texts.dictionary_encode()
         if len(encoded.dictionary) * _REPEATED < count:
             found = detection.scan_texts(encoded.dictionary, entities=find_entities, compiled=compiled)
