@@ -514,14 +514,14 @@ def _minhash(values: Any, first: Any, last: Any, multipliers: Any, addends: Any,
 
 
 @inner
-def _band_keys(signature: Any, width: Any, odd: Any, keys: Any) -> None:
-    """`minhash.band_keys` of one signature."""
+def _band_keys(signature: Any, width: Any, odd: Any, keys: Any, row: Any) -> None:
+    """`minhash.band_keys` of one signature, into the column of its row."""
     for band in range(len(keys)):
         total = U64(0)
         for place in range(width):
             total += (U64(signature[band * width + place]) + U64(0x632BE59BD9B4E019)) * odd[place]
         total ^= total >> U64(31)
-        keys[band] = total * U64(0xBF58476D1CE4E5B9)
+        keys[band, row] = total * U64(0xBF58476D1CE4E5B9)
 
 
 _scratch = types.NamedTuple(  # type: ignore[no-untyped-call]
@@ -581,7 +581,7 @@ def sign_rows(
         multipliers, addends: MinHash permutations; none asks for SimHash.
         width, odd: Registers of a band, and what they are multiplied by; as in `minhash.band_keys`.
         sums: Out: order-free hash of each row's values (SimHash: of all its tokens); 0 for none.
-        keys: Out: band keys (rows, bands), or the SimHash (rows, 1).
+        keys: Out: band keys (bands, rows), or the SimHash (1, rows).
         token_offsets: Out: where each row's values begin; rows + 1.
         values: Out: distinct token hashes of each row, ascending; room for half as many as there are bytes, and one a
             row.
@@ -613,10 +613,10 @@ def sign_rows(
             sums[row] = U64(0)
             token_offsets[row + 1] = written
             if by_bag:
-                keys[row, 0] = U64(0)
+                keys[0, row] = U64(0)
             else:
                 _fill(signature, len(signature), U32(0xFFFFFFFF))
-                _band_keys(signature, width, odd, keys[row])
+                _band_keys(signature, width, odd, keys, row)
             continue
         for index in range(count):
             halves[index] = U32(hashes[index])
@@ -629,7 +629,7 @@ def sign_rows(
         written += 1
         total = U64(0)
         if by_bag:
-            keys[row, 0] = _simhash(hashes, count, planes)
+            keys[0, row] = _simhash(hashes, count, planes)
             for index in range(count):
                 total += hashes[index]
         else:
@@ -639,5 +639,5 @@ def sign_rows(
         token_offsets[row + 1] = written
         if not by_bag:
             _minhash(values, first, written, multipliers, addends, mixed, signature)
-            _band_keys(signature, width, odd, keys[row])
+            _band_keys(signature, width, odd, keys, row)
     return written

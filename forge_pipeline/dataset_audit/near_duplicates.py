@@ -120,10 +120,10 @@ class SignedRows:
         starts = np.concatenate([[0], np.cumsum([len(part) for part in text[1:]])]).astype(np.int64)
         return cls(np.concatenate(text), np.concatenate(tokens), shards, starts)
 
-    def keys(self, rows: IntArray) -> KeyArray:
-        """What the buckets of the given rows (ascending) are made of; shape (rows, k)."""
-        parts = [np.asarray(shard.keys)[local] for shard, local in self._by_shard(rows)]
-        return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.uint64)
+    def keys(self, rows: IntArray, columns: int | None = None) -> KeyArray:
+        """What the buckets of the given rows (ascending) are made of, or the first so many columns of it."""
+        parts = [np.take(np.asarray(shard.keys).T[:columns], local, axis=1) for shard, local in self._by_shard(rows)]
+        return np.concatenate(parts, axis=1).T if parts else np.zeros((0, 1), dtype=np.uint64)
 
     def column(self, rows: IntArray, column: int) -> KeyArray:
         """One column of `keys`; shape (rows,)."""
@@ -216,6 +216,10 @@ class Tables:
         """The column of the rows' keys that a table needs."""
         return table if self.hamming is None else 0
 
+    def columns_before(self, table: int) -> int:
+        """How many columns of the rows' keys tell which pairs the tables before a table have."""
+        return table if self.hamming is None else 1
+
     def bucket_keys(self, column: KeyArray, table: int) -> KeyArray:
         """What units of one bucket of a table have in common, from its column."""
         return column if self.hamming is None else column & self.masks[table]
@@ -226,7 +230,7 @@ class Tables:
         """Whether an earlier table has the pair, or its signatures rule it out; shape (pairs,).
 
         Args:
-            keys: Of some units; shape (units, k).
+            keys: Of some units; shape (units, `columns_before`).
             left, right: The pairs, as places in `keys`.
             table: The table that found them.
             kernels: Compiled loops, which give the same.
@@ -284,7 +288,7 @@ def pairs_of_table(rows: SignedRows, units: IntArray, keys: KeyArray, tables: Ta
     candidates = units[members[order]]
     place = np.empty(len(order), dtype=np.int64)  # of each member among the candidates
     place[order] = np.arange(len(order))
-    all_keys = np.ascontiguousarray(rows.keys(candidates))
+    earlier = np.ascontiguousarray(rows.keys(candidates, tables.columns_before(table)))
     kernels = _kernels(bounds, tables.reach)
     found: list[Pairs] = []
     complete = True
@@ -292,7 +296,7 @@ def pairs_of_table(rows: SignedRows, units: IntArray, keys: KeyArray, tables: Ta
     for one, other, whole in _bucket_pairs(bounds, tables.reach):
         complete &= whole
         left, right = place[one], place[other]
-        new = ~tables.taken_elsewhere(all_keys, left, right, table, kernels)
+        new = ~tables.taken_elsewhere(earlier, left, right, table, kernels)
         held.append((left[new], right[new]))
         if sum(len(left) for left, _ in held) >= _CHUNK_PAIRS:
             found.append(_verified(rows, candidates, *_joined(held), tables.jaccard, kernels))

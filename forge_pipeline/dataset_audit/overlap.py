@@ -95,8 +95,7 @@ class Repeats:
 
     def pairs_per_split(self) -> dict[str, int]:
         """Pairs of rows of one split that are equal in tokens or near-duplicates."""
-        entries = self._entries
-        left, right = entries.edges(self.pairs)
+        entries, (left, right) = self._entries, self._edges
         counts = np.zeros(len(self.names), dtype=np.int64)
         np.add.at(counts, entries.split, entries.rows * (entries.rows - 1) // 2)
         np.add.at(counts, entries.split[left], entries.rows[left] * entries.rows[right])
@@ -106,7 +105,7 @@ class Repeats:
         """Clusters of at least two rows of a split: how many, the rows of the largest, and the rows beyond one each."""
         entries = self._entries
         sizes = np.zeros(len(entries.unit), dtype=np.int64)
-        np.add.at(sizes, components(len(sizes), *entries.edges(self.pairs)), entries.rows)
+        np.add.at(sizes, components(len(sizes), *self._edges), entries.rows)
         result = {}
         for index, name in enumerate(self.names):
             own = sizes[entries.split == index]
@@ -151,8 +150,9 @@ class Repeats:
     def examples(self) -> list[dict[str, Any]]:
         """The first twenty pairs in reading order, to look at."""
         rows, unit = self._repeated
-        first = np.flatnonzero(np.diff(unit[np.argsort(unit, kind="stable")], prepend=-1))[:_EXAMPLES]
-        by_unit = rows[np.argsort(unit, kind="stable")]
+        order = np.argsort(unit, kind="stable")
+        first = np.flatnonzero(np.diff(unit[order], prepend=-1))[:_EXAMPLES]
+        by_unit = rows[order]
         found = [(int(by_unit[at]), int(by_unit[at + 1]), 1.0) for at in first]
         found += list(
             zip(
@@ -172,6 +172,10 @@ class Repeats:
 
         Clusters are numbered from 0 in the order of their first rows.
         """
+        return self._clusters
+
+    @cached_property
+    def _clusters(self) -> tuple[IntArray, IntArray]:
         rows, units = self._connected
         number = np.searchsorted(units, self.unit[rows])
         left, right = np.searchsorted(units, self.pairs.left), np.searchsorted(units, self.pairs.right)
@@ -263,6 +267,10 @@ class Repeats:
     def _entries(self) -> Entries:
         rows, _ = self._connected
         return Entries.of(self.unit[rows], self.split_of(rows), len(self.names))
+
+    @cached_property
+    def _edges(self) -> tuple[IntArray, IntArray]:
+        return self._entries.edges(self.pairs)
 
     @cached_property
     def _within_reach(self) -> tuple[IntArray, IntArray]:

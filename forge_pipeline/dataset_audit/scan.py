@@ -160,7 +160,7 @@ def _in_one(keys: KeyArray) -> KeyArray:
     if keys.shape[1] == 1:
         return np.array(keys[:, 0])
     odd = np.arange(1, 2 * keys.shape[1], 2, dtype=np.uint64) * _ODD
-    return np.asarray((keys * odd).sum(axis=1, dtype=np.uint64))
+    return np.asarray(keys @ odd)
 
 
 def load(options: ScanOptions) -> None:

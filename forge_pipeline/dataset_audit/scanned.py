@@ -158,9 +158,10 @@ def _scan(shard: Shard, options: ScanOptions, side: Path | None) -> ShardScan:
 
 def _placed(findings: pa.Table, split: str, first_row: int) -> pa.Table:
     """A shard's findings with their split, and rows counted from its beginning."""
-    rows = pc.add(findings["row"], number_scalar(first_row, pa.int64()))
-    placed = findings.set_column(findings.column_names.index("row"), "row", rows)
-    return placed.add_column(0, "split", pa.repeat(text_scalar(split, pa.string()), len(findings))).cast(FINDINGS)
+    columns = dict(zip(findings.column_names, findings.columns, strict=True))
+    columns["split"] = pa.repeat(text_scalar(split, pa.string()), len(findings))
+    columns["row"] = pc.add(columns["row"], number_scalar(first_row, pa.int64()))
+    return pa.Table.from_arrays([columns[name] for name in FINDINGS.names], schema=FINDINGS)
 
 
 def _without_pairs(totals: Mapping[str, SplitTotals], shards: SignatureFiles | list[RowSignatures]) -> Repeats:

@@ -52,7 +52,8 @@ class RowSignatures:
         text: Hash of each row's text; equal texts have equal hashes; shape (n,).
         tokens: Hash of each row's set of tokens (SimHash: of its bag), whatever their order; 0 means no tokens;
             shape (n,).
-        keys: MinHash band keys (`minhash.bands` says how many), or the SimHash; shape (n, k).
+        keys: MinHash band keys (`minhash.bands` says how many), or the SimHash; shape (n, k). Each column lies in one
+            piece, since the join looks at them one by one.
         offsets: Row `i` has the values from `offsets[i]` up to `offsets[i + 1]`; shape (n + 1,).
         values: Low 32 bits of the hashes of each row's distinct tokens, ascending in a row; shape (m,).
     """
@@ -73,25 +74,29 @@ class RowSignatures:
         return cls(
             np.concatenate([part.text for part in parts]),
             np.concatenate([part.tokens for part in parts]),
-            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.keys.T for part in parts], axis=1).T,
             np.concatenate([*offsets, starts[-1:]]),
             np.concatenate([part.values for part in parts]),
         )
 
     def write(self, path: Path) -> None:
-        """Write one Arrow file (one record batch, uncompressed), aside and renamed.
+        """Write one Arrow file, uncompressed, aside and renamed: one row, whose lists are the arrays.
 
         It is an intermediate that a run can make again, so it is not forced to the disk.
         """
-        columns = {
-            "text": number_array(self.text),
-            "tokens": number_array(self.tokens),
-            "keys": pa.FixedSizeListArray.from_arrays(
-                number_array(np.ascontiguousarray(self.keys).reshape(-1)), self.keys.shape[1]
-            ),
-            "values": pa.LargeListArray.from_arrays(number_array(self.offsets), number_array(self.values)),
+        arrays = {
+            "text": self.text,
+            "tokens": self.tokens,
+            "keys": np.ascontiguousarray(self.keys.T).reshape(-1),
+            "width": np.array(self.keys.shape[1:]),
+            "offsets": self.offsets,
+            "values": self.values,
         }
-        batch = pa.record_batch(list(columns.values()), names=list(columns))
+        lists = [
+            pa.LargeListArray.from_arrays(number_array(np.array([0, len(array)])), number_array(array))
+            for array in arrays.values()
+        ]
+        batch = pa.record_batch(lists, names=list(arrays))
         aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -106,15 +111,8 @@ class RowSignatures:
         """Map what `write` wrote into memory: its arrays are read from the file as they are touched, and read-only."""
         with pa.memory_map(str(path)) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
-        text, tokens, keys, values = batch.columns
-        width = keys.type.list_size
-        return cls(
-            numpy_of(text),
-            numpy_of(tokens),
-            numpy_of(keys.flatten()).reshape(-1, width),
-            numpy_of(values.offsets),
-            numpy_of(values.values),
-        )
+        text, tokens, keys, width, offsets, values = (numpy_of(column.values) for column in batch.columns)
+        return cls(text, tokens, keys.reshape(int(width[0]), len(text)).T, offsets, values)
 
 
 @cache
@@ -221,7 +219,7 @@ def _sign_with_kernels(
     multipliers, addends = permutations(num_perm) if num_perm else (np.zeros(0, np.uint32), np.zeros(0, np.uint32))
     band_count, width = bands(jaccard, num_perm) if num_perm else (1, 0)
     text, tokens = np.empty(count, np.uint64), np.empty(count, np.uint64)
-    keys = np.empty((count, band_count), np.uint64)
+    keys = np.empty((band_count, count), np.uint64)
     value_offsets = np.empty(count + 1, np.int64)
     values, take = _room_for_values(int(offsets[-1] - offsets[0]) // 2 + int(given_offsets[-1]) + count + 1)
     longest = max(int(np.diff(offsets).max(initial=0)), 2 * int(np.diff(given_offsets).max(initial=0)))
@@ -243,7 +241,7 @@ def _sign_with_kernels(
         values,
         scratch(longest, len(multipliers)),
     )
-    return RowSignatures(text, tokens, keys, value_offsets, take(written))
+    return RowSignatures(text, tokens, keys.T, value_offsets, take(written))
 
 
 def _none_given(count: int) -> tuple[IntArray, KeyArray]:
