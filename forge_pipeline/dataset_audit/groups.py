@@ -12,12 +12,12 @@ IntArray = npt.NDArray[np.int64]
 KeyArray = npt.NDArray[np.uint64]
 _Number = TypeVar("_Number", np.int64, np.uint64)
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mixed(keys: KeyArray) -> KeyArray:
     """Keys whose upper bits depend on all of theirs; equal only where they are equal."""
-    return keys * _MIX
+    return keys * MIX
 
 
 def distinct(*numbers: npt.NDArray[_Number]) -> npt.NDArray[_Number]:

@@ -6,6 +6,7 @@ Each has its reference in `near_duplicates`; both give the same bits. See `machi
 import numpy as np
 from numba import types
 
+from forge_pipeline.dataset_audit.groups import MIX
 from forge_pipeline.dataset_audit.machine_code import loop
 
 one, two, four, byte = np.uint64(1), np.uint64(2), np.uint64(4), np.uint64(56)
@@ -14,6 +15,22 @@ ones = np.uint64(0x0101010101010101)
 
 _LONGS, _KEYS = types.Array(types.int64, 1, "C", readonly=True), types.Array(types.uint64, 2, "C", readonly=True)
 _VALUES, _MASKS = types.Array(types.uint32, 1, "C", readonly=True), types.Array(types.uint64, 1, "C", readonly=True)
+
+
+@loop(types.int64(_MASKS, types.int64, types.uint64[::1], types.uint64[::1], types.int64[::1]))
+def met_again(keys, bits, once, twice, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    down, six, low = np.uint64(64 - bits), np.uint64(6), np.uint64(63)
+    for place in range(len(keys)):
+        bit = (keys[place] * MIX) >> down
+        mark = one << (bit & low)
+        twice[bit >> six] |= once[bit >> six] & mark
+        once[bit >> six] |= mark
+    count = np.uint64(0)
+    for place in range(len(keys)):
+        bit = (keys[place] * MIX) >> down
+        out[count] = place
+        count += (twice[bit >> six] >> (bit & low)) & one
+    return np.int64(count)
 
 
 @loop(types.void(_LONGS, _LONGS, _LONGS, _VALUES, types.float64, types.int64[::1]))

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from itertools import chain, pairwise
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +37,17 @@ ValueArray = npt.NDArray[np.uint32]
 
 _CHUNK_PAIRS = 1 << 16
 _MOST_PAIRS = 1 << 20  # candidates of one bucket
+_FEW = 1 << 12  # keys that are sorted as soon as looked at
 _KERNEL_PAIRS = 20_000  # from here on, compiled loops are worth loading
 
 
 class JoinKernels(NamedTuple):
-    """Compiled loops over pairs of rows.
+    """Compiled loops over keys, and over pairs of rows.
 
     Attributes:
+        met_again: ``(keys, bits, once, twice, out)``: writes the places of keys whose upper bits, so many of them, are
+            those of another one, ascending, and returns how many they are. `once` and `twice` are sets of such bits,
+            empty at first; `out` has room for one place more than there are keys.
         common: ``(left, right, offsets, values, threshold, out)``: `out[i]` becomes the number of values that the
             sorted runs of `left[i]` and `right[i]` share, or -1 as soon as their Jaccard similarity must be below
             `threshold`.
@@ -52,6 +56,7 @@ class JoinKernels(NamedTuple):
             under a mask before `table`, or more than `hamming` bits apart.
     """
 
+    met_again: Any
     common: Any
     in_earlier_band: Any
     in_earlier_mask: Any
@@ -60,7 +65,7 @@ class JoinKernels(NamedTuple):
 @cache
 def join_kernels() -> JoinKernels | None:
     """The loops of `join_kernels`, or None where numba is not installed."""
-    compiled = None if find_spec("numba") is None else loops("join_kernels")
+    compiled = None if find_spec("numba") is None else loops("join_kernels", "groups")
     return None if compiled is None else JoinKernels(**compiled)
 
 
@@ -251,11 +256,29 @@ class Tables:
         return result
 
 
+class Candidates(NamedTuple):
+    """Pairs for the token sets to decide, as places in an array of units; and whether none were left out."""
+
+    left: IntArray
+    right: IntArray
+    complete: bool
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Candidates]") -> "Candidates":
+        nothing = np.zeros(0, dtype=np.int64)
+        left = np.concatenate([nothing, *(part.left for part in parts)])
+        right = np.concatenate([nothing, *(part.right for part in parts)])
+        return cls(left, right, all(part.complete for part in parts))
+
+
+_OfTable: TypeAlias = tuple[list[Pairs], Candidates]
+
+
 def find_pairs(
     rows: SignedRows,
     units: IntArray,
     tables: Tables,
-    map_tables: Callable[[Callable[[int], Pairs], Sequence[int]], Iterable[Pairs]] = map,
+    map_tables: Callable[[Callable[[int], _OfTable], Sequence[int]], Iterable[_OfTable]] = map,
 ) -> Pairs:
     """All near-duplicate pairs of units.
 
@@ -266,11 +289,15 @@ def find_pairs(
         map_tables: Does the tables; they do not depend on each other.
     """
 
-    def of_table(table: int) -> Pairs:
+    def of_table(table: int) -> _OfTable:
         keys = tables.bucket_keys(rows.column(units, tables.column(table)), table)
-        return pairs_of_table(rows, units, keys, tables, table)
+        *large, rest = _candidates(rows, units, keys, tables, table)
+        return [_verified(rows, units, piece, tables.jaccard) for piece in large], rest
 
-    return Pairs.merged(list(map_tables(of_table, range(tables.count))))
+    found, rests = zip(*map_tables(of_table, range(tables.count)), strict=True) if tables.count else ((), ())
+    # What is left of each table is verified together: most rows that look alike do so in several tables.
+    pieces = _pieces(rests)
+    return Pairs.merged([*chain.from_iterable(found), *(_verified(rows, units, own, tables.jaccard) for own in pieces)])
 
 
 def pairs_of_table(rows: SignedRows, units: IntArray, keys: KeyArray, tables: Tables, table: int) -> Pairs:
@@ -283,41 +310,62 @@ def pairs_of_table(rows: SignedRows, units: IntArray, keys: KeyArray, tables: Ta
         tables: The whole scheme.
         table: Which of its tables.
     """
-    members, bounds = equal_groups(keys)
-    order = np.argsort(members)
-    candidates = units[members[order]]
-    place = np.empty(len(order), dtype=np.int64)  # of each member among the candidates
-    place[order] = np.arange(len(order))
-    earlier = np.ascontiguousarray(rows.keys(candidates, tables.columns_before(table)))
-    kernels = _kernels(bounds, tables.reach)
-    found: list[Pairs] = []
-    complete = True
-    held: list[tuple[IntArray, IntArray]] = []  # pairs for the token sets to decide
-    for one, other, whole in _bucket_pairs(bounds, tables.reach):
-        complete &= whole
-        left, right = place[one], place[other]
-        new = ~tables.taken_elsewhere(earlier, left, right, table, kernels)
-        held.append((left[new], right[new]))
-        if sum(len(left) for left, _ in held) >= _CHUNK_PAIRS:
-            found.append(_verified(rows, candidates, *_joined(held), tables.jaccard, kernels))
+    pieces = _candidates(rows, units, keys, tables, table)
+    return Pairs.merged([_verified(rows, units, piece, tables.jaccard) for piece in pieces])
+
+
+def _pieces(parts: Iterable[Candidates]) -> Iterator[Candidates]:
+    """The pairs in pieces of at least `_CHUNK_PAIRS`, but the last one, which may be empty."""
+    held: list[Candidates] = []
+    for part in parts:
+        held.append(part)
+        if sum(len(own.left) for own in held) >= _CHUNK_PAIRS:
+            yield Candidates.joined(held)
             held = []
-    if held:
-        found.append(_verified(rows, candidates, *_joined(held), tables.jaccard, kernels))
-    merged = Pairs.merged(found)
-    return Pairs(merged.left, merged.right, merged.similarity, complete)
+    yield Candidates.joined(held)
 
 
-def _verified(
-    rows: SignedRows, units: IntArray, left: IntArray, right: IntArray, jaccard: float, kernels: JoinKernels | None
-) -> Pairs:
-    """Those of the pairs, which are places in `units`, whose token sets are similar enough."""
+def _candidates(rows: SignedRows, units: IntArray, keys: KeyArray, tables: Tables, table: int) -> Iterator[Candidates]:
+    """The pairs that one table is the first to have, in `_pieces`; arguments as of `pairs_of_table`."""
+    members, bounds = _equal_groups(keys)
+    order = np.argsort(members)
+    place = np.empty(len(order), dtype=np.int64)  # of each member among all, in the order of the units
+    place[order] = np.arange(len(order))
+    ordered = members[order]
+    earlier = np.ascontiguousarray(rows.keys(units[ordered], tables.columns_before(table)))
+    kernels = _kernels(bounds, tables.reach)
+
+    def new(one: IntArray, other: IntArray, complete: bool) -> Candidates:
+        left, right = place[one], place[other]
+        kept = ~tables.taken_elsewhere(earlier, left, right, table, kernels)
+        return Candidates(ordered[left[kept]], ordered[right[kept]], complete)
+
+    return _pieces(new(*pairs) for pairs in _bucket_pairs(bounds, tables.reach))
+
+
+def _equal_groups(keys: KeyArray) -> tuple[IntArray, IntArray]:
+    """As `equal_groups`; where compiled loops are there, keys that cannot have an equal one are not sorted."""
+    kernels = join_kernels() if any_loaded() else None
+    if kernels is None or len(keys) < _FEW:
+        return equal_groups(keys)
+    bits = (len(keys) - 1).bit_length() + 3  # so many values that seven of eight keys meet no other by chance
+    once, twice = (np.zeros(1 << (bits - 6), dtype=np.uint64) for _ in range(2))
+    places = np.empty(len(keys) + 1, dtype=np.int64)
+    places = places[: kernels.met_again(keys, bits, once, twice, places)]
+    members, bounds = equal_groups(keys[places])
+    return places[members], bounds
+
+
+def _verified(rows: SignedRows, units: IntArray, pairs: Candidates, jaccard: float) -> Pairs:
+    """Those of the pairs whose token sets are similar enough."""
     used = np.zeros(len(units), dtype=bool)
-    used[left] = used[right] = True
+    used[pairs.left] = used[pairs.right] = True
     place = np.cumsum(used) - 1  # of each used unit among them
     offsets, values = rows.token_sets(units[used])
-    similarity = jaccard_of(offsets, values, place[left], place[right], jaccard, kernels)
+    kernels = join_kernels() if len(pairs.left) >= _KERNEL_PAIRS or any_loaded() else None
+    similarity = jaccard_of(offsets, values, place[pairs.left], place[pairs.right], jaccard, kernels)
     same = similarity >= jaccard - 1e-12
-    return Pairs(units[left[same]], units[right[same]], similarity[same], True)
+    return Pairs(units[pairs.left[same]], units[pairs.right[same]], similarity[same], pairs.complete)
 
 
 def _kernels(bounds: IntArray, reach: int) -> JoinKernels | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forge_pipeline.dataset_audit import near_duplicates
 from forge_pipeline.dataset_audit.grouping import near_duplicate_groups
-from forge_pipeline.dataset_audit.groups import components
+from forge_pipeline.dataset_audit.groups import components, equal_groups
 from forge_pipeline.dataset_audit.near_duplicates import (
     JoinKernels,
     Pairs,
@@ -164,3 +164,32 @@ def test_groups_do_not_depend_on_the_order_of_the_texts(order: list[int]) -> Non
     for here, i in enumerate(order):
         for there, j in enumerate(order):
             assert (shuffled[here] == shuffled[there]) == (groups[i] == groups[j])
+
+
+@pytest.mark.parametrize("count", [1, 4_095, 4_096, 30_000])
+@pytest.mark.parametrize("repeated", [0, 1, 2_000])
+@pytest.mark.parametrize("mask", [~0, 0xFFFF, 0xFFFF << 48], ids=["whole", "low bits", "high bits"])
+def test_keys_that_meet_no_other_are_left_out_of_the_sort_and_nothing_else(
+    kernels: JoinKernels, count: int, repeated: int, mask: int
+) -> None:
+    draw = np.random.default_rng(count + repeated)
+    keys = draw.integers(0, 1 << 64, count, dtype=np.uint64)
+    keys[draw.integers(0, count, repeated)] = keys[draw.integers(0, count, repeated)]
+    keys &= np.uint64(mask & (1 << 64) - 1)
+
+    def groups(found: tuple[Any, Any]) -> set[tuple[int, ...]]:
+        members, bounds = found
+        return {tuple(members[a:b].tolist()) for a, b in pairwise(bounds.tolist())}
+
+    assert groups(near_duplicates._equal_groups(keys)) == groups(equal_groups(keys))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
+def test_how_many_candidates_are_verified_together_changes_no_pair(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets, keys = similar_sets(200)
+    whole = joined(sets, keys, [70])
+    monkeypatch.setattr(near_duplicates, "_CHUNK_PAIRS", chunk)
+    parts = joined(sets, keys, [70])
+    assert len(whole.left) > 100
+    for name in ("left", "right", "similarity", "complete"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
