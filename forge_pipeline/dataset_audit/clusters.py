@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from forge_pipeline.dataset_audit import arrow_functions as pc
 from forge_pipeline.dataset_audit.arrow_arrays import boolean_array, number_array, string_array
 from forge_pipeline.dataset_audit.groups import IntArray
 from forge_pipeline.dataset_audit.overlap import Repeats
@@ -82,7 +83,7 @@ def redundant_rows(repeats: Repeats, *, split_overlap: bool) -> pa.Table:
     gone = stays_instead != rows
     columns = [
         *_places(repeats, rows[gone]),
-        string_array(REASONS).take(number_array(reason[gone])),
+        pc.take(string_array(REASONS), number_array(reason[gone])),
         *_places(repeats, stays_instead[gone]),
     ]
     return pa.Table.from_arrays(columns, schema=REMOVED)
@@ -91,4 +92,4 @@ def redundant_rows(repeats: Repeats, *, split_overlap: bool) -> pa.Table:
 def _places(repeats: Repeats, rows: IntArray) -> tuple[pa.Array, pa.Array]:
     """Split and number in it of each row."""
     split = repeats.split_of(rows)
-    return string_array(repeats.names).take(number_array(split)), number_array(rows - repeats.starts[split])
+    return pc.take(string_array(repeats.names), number_array(split)), number_array(rows - repeats.starts[split])

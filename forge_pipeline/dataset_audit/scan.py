@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from forge_pipeline.dataset_audit import arrow_functions as pc
 from forge_pipeline.dataset_audit import detection, language, pii_ml, quality
 from forge_pipeline.dataset_audit.arrow_arrays import boolean_array, number_array, number_scalar, numpy_of, string_array
 from forge_pipeline.dataset_audit.detection import FoundInTexts
@@ -240,7 +240,7 @@ def _findings(strings: Sequence[Strings], entities: str | None, compiled: bool) 
     tables = [_table(item, _found(item, find_entities, compiled)) for item in strings]
     table = pa.concat_tables([pa.Table.from_batches([], FINDINGS), *tables])
     order = np.argsort(numpy_of(table["row"]), kind="stable")  # within a row: in the order of its columns
-    return table.take(number_array(order)).combine_chunks()
+    return pc.take(table, number_array(order)).combine_chunks()
 
 
 def _found(item: Strings, find_entities: pii_ml.FindEntities | None, compiled: bool) -> FoundInTexts:
@@ -297,11 +297,11 @@ def _table(item: Strings, found: FoundInTexts) -> pa.Table:
     columns = {
         "row": number_array(rows),
         "column": string_array(item.paths(indices)),
-        "category": categories.take(codes),
+        "category": pc.take(categories, codes),
         "start": number_array(found.start),
         "end": number_array(found.end),
-        "source": sources.take(codes),
-        "severity": severities.take(codes),
+        "source": pc.take(sources, codes),
+        "severity": pc.take(severities, codes),
         "preview": string_array(found.preview),
         "placeholder": boolean_array(found.placeholder),
     }

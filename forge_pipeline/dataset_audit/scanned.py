@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from forge_pipeline.dataset_audit import arrow_functions as pc
 from forge_pipeline.dataset_audit.arrow_arrays import number_scalar, text_scalar
 from forge_pipeline.dataset_audit.executors import Executor
 from forge_pipeline.dataset_audit.garbage import collect_young

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from forge_pipeline.dataset_audit import arrow_functions as pc
 from forge_pipeline.dataset_audit import small_pages
 from forge_pipeline.dataset_audit.arrow_arrays import number_array, numpy_of
 from forge_pipeline.dataset_audit.groups import distinct

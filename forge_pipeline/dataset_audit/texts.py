@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forge_pipeline.data.columns import Row
 from forge_pipeline.data.row_texts import LABEL_KEYS, TEXT_COLUMNS
+from forge_pipeline.dataset_audit import arrow_functions as pc
 from forge_pipeline.dataset_audit.arrow_arrays import (
     boolean_array,
     null_scalar,
@@ -173,13 +173,13 @@ def _descend(array: pa.Array, pattern: str, levels: tuple[IntArray, ...]) -> Ite
         except pa.ArrowInvalid:
             return
     elif pa.types.is_string_view(kind):
-        yield _strings(array.cast(pa.large_string()), pattern, levels)
+        yield _strings(pc.cast(array, pa.large_string()), pattern, levels)
     elif pa.types.is_struct(kind):
         for field, child in zip(kind, array.flatten(), strict=True):
             yield from _descend(child, f"{pattern}.{field.name}", levels)
     elif pa.types.is_map(kind):
         pairs = pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)]))
-        yield from _descend(array.cast(pairs), pattern, levels)
+        yield from _descend(pc.cast(array, pairs), pattern, levels)
     elif any(is_kind(kind) for is_kind in _LISTS):
         yield from _descend(pc.list_flatten(array), f"{pattern}[*]", (*levels, _list_offsets(array)))
     elif pa.types.is_union(kind):
@@ -293,18 +293,20 @@ def _joined_column(strings: list[Strings], row_count: int) -> pa.LargeStringArra
     if len(strings) == 1:  # they stand in order already
         texts, starts = strings[0].texts, strings[0].places.starts(row_count)
         if len(texts) == row_count and np.array_equal(starts, np.arange(row_count + 1)):
-            return texts.cast(pa.large_string())
+            return pc.cast(texts, pa.large_string())
     else:
         rows = np.concatenate([item.rows for item in strings])
         first = np.concatenate(
             [item.positions[0] if item.positions else np.zeros(len(item.rows), int) for item in strings]
         )
         order = np.lexsort((first, rows))  # stable: by pattern where both are equal
-        texts = pa.concat_arrays([item.texts.cast(pa.large_string()) for item in strings]).take(number_array(order))
+        texts = pc.take(
+            pa.concat_arrays([pc.cast(item.texts, pa.large_string()) for item in strings]), number_array(order)
+        )
         starts = np.searchsorted(rows[order], np.arange(row_count + 1)).astype(np.int64)
     # A block has fewer than 2**31 strings.
     lists = pa.ListArray.from_arrays(number_array(starts.astype(np.int32)), texts)
-    joined = pc.binary_join(lists, text_scalar("\n", texts.type)).cast(pa.large_string())
+    joined = pc.cast(pc.binary_join(lists, text_scalar("\n", texts.type)), pa.large_string())
     empty = starts[1:] == starts[:-1]
     return pc.if_else(boolean_array(empty), null_scalar(pa.large_string()), joined) if empty.any() else joined
 
@@ -325,7 +327,7 @@ def blank_texts(texts: pa.LargeStringArray) -> BoolArray:
         first = data[np.minimum(starts, len(data) - 1)]
         chosen = np.flatnonzero(~blank & ((first <= 0x20) | (first >= 0x80)))
         if len(chosen):
-            trimmed = pc.utf8_trim_whitespace(texts.take(number_array(chosen)))
+            trimmed = pc.utf8_trim_whitespace(pc.take(texts, number_array(chosen)))
             blank[chosen] = numpy_of(pc.equal(trimmed, text_scalar("", pa.large_string())))
     return blank
 

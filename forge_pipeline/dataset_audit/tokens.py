@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from forge_pipeline.dataset_audit import arrow_functions as pc
 from forge_pipeline.dataset_audit.arrow_arrays import numpy_of
 from forge_pipeline.dataset_audit.groups import distinct
 from forge_pipeline.dataset_audit.kept_tables import kept_tables

@@ -6,7 +6,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from forge_pipeline.dataset_audit import arrow_functions as pc
+from forge_pipeline.dataset_audit.arrow_arrays import text_scalar
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
@@ -40,10 +42,10 @@ def buffers(texts: Strings, *, padding: int = PADDING) -> tuple[Bytes, Offsets]:
     A null is an empty text. The bytes are Arrow's own where enough of them follow, and read-only.
     """
     if isinstance(texts, pa.ChunkedArray):
-        chunks = [chunk.cast(pa.large_string()) for chunk in texts.chunks]
+        chunks = [pc.cast(chunk, pa.large_string()) for chunk in texts.chunks]
         texts = pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
     if texts.null_count:
-        texts = pc.fill_null(texts, "")
+        texts = pc.fill_null(texts, text_scalar("", texts.type))
     _, places, content = texts.buffers()
     if not len(texts) or places is None:
         return _read_only(np.zeros(padding, dtype=np.uint8)), np.zeros(len(texts) + 1, dtype=np.int64)
