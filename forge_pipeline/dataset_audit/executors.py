@@ -145,7 +145,8 @@ class Processes:
 
     def ahead(self, function: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
         """In processes of their own, forked now: before those of `map`, while this one loads what they will need."""
-        shares = [items[first :: self.threads.workers] for first in range(min(self.threads.workers, len(items)))]
+        most = max(1, self.threads.workers - 1)
+        shares = [items[first::most] for first in range(min(most, len(items)))]
         begun = [_Forked.begin(function, share) for share in shares]
         self.forked.extend(begun)
 

@@ -2,10 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,16 +17,20 @@ MOST_FINDINGS = 100_000
 """A report lists so many findings; the Parquet file beside it holds all of them."""
 
 
-_fields: Callable[[RowFinding], tuple[Any, ...]] = attrgetter(*RowFinding.__match_args__)
+# Findings hold text, whole numbers and booleans only, which the compiled encoder writes as RFC 8785 asks.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class FindingColumns:
     """Findings as a list for each field of `RowFinding`. A report is mostly written and seldom asked for its findings:
-    in an audit of 200,000 rows, objects for them cost as much time as all that is done with duplicates.
+    in an audit of 200,000 rows, objects for them cost as much time as the search for duplicates.
     """
 
     def __init__(self) -> None:
         self._columns: tuple[list[Any], ...] = tuple([] for _ in RowFinding.__match_args__)
+        self._lines: list[str] = []
+        self._frames: dict[tuple[Any, ...], tuple[str, str, str]] = {}
+        self._previews: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -40,6 +42,37 @@ class FindingColumns:
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The fields of each finding."""
         return zip(*self._columns, strict=True)
+
+    def encode(self) -> None:
+        """Write as JSON what was not yet: best while workers are at further rows."""
+        done, frames, previews = len(self._lines), self._frames, self._previews
+        rows = zip(*(column[done:] for column in self._columns), strict=True)
+        # Nearly all that a finding says is said of many: it is encoded once.
+        for split, row, column, category, start, end, source, severity, preview, placeholder in rows:
+            said = (category, column, placeholder, severity, source, split)
+            frame = frames.get(said)
+            if frame is None:
+                frame = frames[said] = _frame(*said)
+            text = previews.get(preview)
+            if text is None:
+                text = previews[preview] = _encode(preview)
+            self._lines.append(f'{frame[0]}{end}{frame[1]}{text},"row":{row}{frame[2]}{start}}}')
+
+    def to_json(self) -> bytes:
+        """A canonical JSON array of the findings as objects."""
+        self.encode()
+        return f"[{','.join(self._lines)}]".encode()
+
+
+def _frame(
+    category: str, column: str, placeholder: bool, severity: str, source: str, split: str
+) -> tuple[str, str, str]:
+    """A finding's keys in order, with values, but for its numbers and its preview."""
+    return (
+        f'{{"category":{_encode(category)},"column":{_encode(column)},"end":',
+        f',"placeholder":{"true" if placeholder else "false"},"preview":',
+        f',"severity":{_encode(severity)},"source":{_encode(source)},"split":{_encode(split)},"start":',
+    )
 
 
 class _Findings:
@@ -153,34 +186,14 @@ def write_audit_report(path: Path, report: AuditReport) -> None:
 def _canonical(report: AuditReport) -> bytes:
     # Gates are objects of their own kind; everything else is plain already.
     value = report_to_json(changed(report, findings=())) if report.gates else vars(report)
-    held: FindingColumns | tuple[RowFinding, ...] = vars(report)["findings"]
+    findings: FindingColumns | tuple[RowFinding, ...] = vars(report)["findings"]
+    if not isinstance(findings, FindingColumns):
+        columns = FindingColumns()
+        columns.extend([getattr(found, name) for found in findings] for name in RowFinding.__match_args__)
+        findings = columns
     parts = [
         canonical_json({key: value[key] for key in value if key < "findings"})[:-1],
-        b'"findings":' + _findings(held.rows() if isinstance(held, FindingColumns) else map(_fields, held)),
+        b'"findings":' + findings.to_json(),
         canonical_json({key: value[key] for key in value if key > "findings"})[1:],
     ]
     return b",".join(parts)
-
-
-# Findings hold text, whole numbers and booleans only, which the compiled encoder writes as RFC 8785 asks.
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-
-
-def _findings(findings: Iterable[tuple[Any, ...]]) -> bytes:
-    """The findings, their keys in order. Nearly all that a finding says is said of many: it is encoded once."""
-
-    encoded = cache(_encode)
-
-    @cache
-    def frame(category: str, column: str, placeholder: bool, severity: str, source: str, split: str) -> tuple[str, ...]:
-        return (
-            f'{{"category":{_encode(category)},"column":{_encode(column)},"end":',
-            f',"placeholder":{"true" if placeholder else "false"},"preview":',
-            f',"severity":{_encode(severity)},"source":{_encode(source)},"split":{_encode(split)},"start":',
-        )
-
-    parts: list[str] = []
-    for split, row, column, category, start, end, source, severity, preview, placeholder in findings:
-        before, middle, after = frame(category, column, placeholder, severity, source, split)
-        parts.append(f'{before}{end}{middle}{encoded(preview)},"row":{row}{after}{start}}}')
-    return f"[{','.join(parts)}]".encode()

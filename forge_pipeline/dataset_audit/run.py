@@ -202,6 +202,7 @@ class _Findings:
             self.first.extend(column.to_pylist() for column in columns)
         if self.append is not None:
             self.append(table)
+            self.first.encode()
 
 
 @contextmanager

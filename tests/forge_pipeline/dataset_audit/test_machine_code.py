@@ -159,7 +159,9 @@ SCRIPT = """
 """
 
 
-def test_a_second_audit_loads_no_numba_llvm_or_pandas_and_no_python_functions_of_arrow(write_rows: Any, tmp_path: Path) -> None:
+def test_a_second_audit_loads_no_numba_llvm_or_pandas_and_no_python_functions_of_arrow(
+    write_rows: Any, tmp_path: Path
+) -> None:
     source = write_rows({"text": f"Row {number}: mail a{number}@b.org."} for number in range(40))
     script = textwrap.dedent(SCRIPT)
     for _ in range(2):
