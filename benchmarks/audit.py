@@ -109,6 +109,7 @@ class Results:
     machine: Machine
     command: str
     repeat: int
+    ours: int
     corpora: dict[int, tuple[int, str]]  # rows -> bytes, prose digest
     compared: list[Series] = field(default_factory=list)
     cold: list[Series] = field(default_factory=list)
@@ -164,13 +165,18 @@ class Bench:
     def output(self, who: str, truth: Truth) -> Path:
         return truth.data.parent / f"report-{'ours' if who == OURS else 'peer'}"
 
-    def in_turn(self, contestants: Sequence[tuple[str, int]], truth: Truth, method: str, repeat: int) -> list[Series]:
-        """A round of all contestants (who, workers), `repeat` times."""
-        rounds = [[self.audit(who, truth, method, workers) for who, workers in contestants] for _ in range(repeat)]
-        return [
-            Series(who, sum(truth.rows.values()), method, workers, tuple(runs))
-            for (who, workers), runs in zip(contestants, zip(*rounds, strict=True), strict=True)
-        ]
+    def in_turn(
+        self, contestants: Sequence[tuple[str, int]], truth: Truth, method: str, repeat: int, ours: int = 1
+    ) -> list[Series]:
+        """A round of all contestants (who, workers), `repeat` times; in a round, all of ours `ours` times in turn."""
+        runs: dict[tuple[str, int], list[Run]] = {contestant: [] for contestant in contestants}
+        for _ in range(repeat):
+            for turn in range(ours):
+                for who, workers in contestants:
+                    if who == OURS or turn == ours - 1:
+                        runs[who, workers].append(self.audit(who, truth, method, workers))
+        rows = sum(truth.rows.values())
+        return [Series(who, rows, method, workers, tuple(own)) for (who, workers), own in runs.items()]
 
     def peer(self) -> Peer:
         return Peer(Path(self._python[PEER]), self._scratch)
@@ -180,7 +186,7 @@ def measure(
     arguments: argparse.Namespace, bench: Bench, log: Callable[[str], None], keep: Callable[[Results], None]
 ) -> Results:
     """Run everything, the small and the comparison first; `keep` is given what there is after each part."""
-    results = Results(machine_facts(arguments.peer), _command(arguments), arguments.repeat, {})
+    results = Results(machine_facts(arguments.peer), _command(arguments), arguments.repeat, arguments.ours, {})
 
     def add(**parts: Any) -> None:
         nonlocal results
@@ -200,7 +206,7 @@ def measure(
         contestants = [(OURS, workers) for workers in arguments.workers]
         if not (method == "simhash" and rows > arguments.peer_simhash_rows):
             contestants += [(PEER, workers) for workers in arguments.peer_workers]
-        series = bench.in_turn(contestants, bench.corpus(rows), method, arguments.repeat)
+        series = bench.in_turn(contestants, bench.corpus(rows), method, arguments.repeat, arguments.ours)
         add(compared=[*results.compared, *series])
 
     log("correctness")
@@ -324,7 +330,7 @@ def _command(arguments: argparse.Namespace) -> str:
     told = {"rows": arguments.rows, "methods": arguments.methods, "workers": arguments.workers,
             "peer-workers": arguments.peer_workers, "growth": arguments.growth}  # fmt: skip
     lists = [f"--{name} {' '.join(map(str, values))}" for name, values in told.items()]
-    return " ".join(["python -m benchmarks.audit", *lists, f"--repeat {arguments.repeat}"])
+    return " ".join(["python -m benchmarks.audit", *lists, f"--repeat {arguments.repeat} --ours {arguments.ours}"])
 
 
 def _lines(path: str) -> list[str]:
@@ -354,6 +360,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the dataset audit beside ForgeLM's.")
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 200_000], help="corpora to compare on")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each contestant")
+    parser.add_argument(
+        "--ours",
+        type=int,
+        default=3,
+        help="runs of ours for each of theirs, side by side: seconds vary more than minutes",
+    )
     parser.add_argument("--peer", type=Path, default=Path(".venv-forgelm"), help="the peer's environment")
     parser.add_argument("--methods", nargs="+", default=["minhash"], choices=["minhash", "simhash"])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="ours")
