@@ -74,8 +74,8 @@ Written by `{results.command}` on {machine.date}; every figure is of that run. H
 - Corpus (`benchmarks/corpus.py`, seed 0, prose {digest}): {corpora}.
 - Peer: `forgelm` 0.11.1 through its own `audit_dataset`, with its extras for language and MinHash. Ours through \
 `audit_dataset` with the same arguments. Each audit is a fresh process, ours and theirs in turn, imports counted, \
-{results.repeat} runs each, side by side {results.ours} of ours for each of theirs, since an audit of some seconds feels \
-what else the machine does more than one of minutes; medians, with smallest and largest in brackets."""
+{results.repeat} runs each, side by side {results.ours} of ours for each of theirs, since an audit of some seconds \
+feels what else the machine does more than one of minutes; medians, with smallest and largest in brackets."""
 
 
 # --- goals --------------------------------------------------------------------------------------------------------
