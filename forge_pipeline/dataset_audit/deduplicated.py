@@ -133,8 +133,8 @@ def deduplicate(
             split: _write_split(staging, split, paths, scanned, _rows_of(removed, split))
             for split, paths in splits.items()
         }
-        with parquet_file(staging / REMOVED_FILE, REMOVED) as append:
-            append(removed)
+        with parquet_file(staging / REMOVED_FILE, REMOVED) as rows:
+            rows.append(removed)
         report = _report(scanned, removed, {"method": "exact"} if exact_only else options.thresholds, files)
         write_report(staging / DEDUPLICATION_FILE, report)
     return report
@@ -243,10 +243,10 @@ def _copy_tables(paths: Sequence[Path], target: Path, stays: BoolArray) -> int:
             "convert them to one type, or to lines of JSON"
         ) from error
     count = 0
-    with parquet_file(target, schema) as append:
+    with parquet_file(target, schema) as rows:
         for table in chain.from_iterable(_tables(path) for path in paths):
             kept = table.filter(pa.array(np.resize(stays[count : count + len(table)], len(table))))
-            append(pa.concat_tables([schema.empty_table(), kept], promote_options="permissive").cast(schema))
+            rows.append(pa.concat_tables([schema.empty_table(), kept], promote_options="permissive").cast(schema))
             count += len(table)
     return count
 

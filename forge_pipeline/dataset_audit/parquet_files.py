@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,8 @@ ROW_GROUP_ROWS = 65_536
 
 
 @contextmanager
-def parquet_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """Yield a function that appends a table; `path` is replaced when the block ends well, and untouched otherwise.
+def parquet_file(path: Path, schema: pa.Schema) -> "Iterator[Rows]":
+    """Yield what takes tables; `path` is replaced when the block ends well, and untouched otherwise.
 
     Row groups hold 65,536 rows however the tables are cut, so equal rows give equal bytes with one version of pyarrow.
 
@@ -31,8 +31,8 @@ def parquet_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
-            rows = _Rows(file, schema)
-            yield rows.append
+            rows = Rows(file, schema)
+            yield rows
             rows.end()
             file.flush()
             os.fsync(file.fileno())
@@ -44,12 +44,13 @@ def parquet_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
     fsync_directory(path.parent)
 
 
-class _Rows:
+class Rows:
     """What goes into an open file. pyarrow's Parquet is imported with the first rows, while workers are at others."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         self._file, self._schema = file, schema
         self._held: list[pa.Table] = []
+        self._ended = False
 
     @cached_property
     def _writer(self) -> "pq.ParquetWriter":
@@ -66,6 +67,10 @@ class _Rows:
             self._held = [whole.slice(ROW_GROUP_ROWS)]
 
     def end(self) -> None:
+        """Write what is left. Nothing may be appended then."""
+        if self._ended:
+            return
+        self._ended = True
         rest = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._held])
         if len(rest):
             self._writer.write_table(rest, row_group_size=ROW_GROUP_ROWS)

@@ -21,11 +21,11 @@ from forge_pipeline.dataset_audit import language, secret_scan
 from forge_pipeline.dataset_audit.artifacts import CLUSTERS_FILE, FINDINGS_FILE
 from forge_pipeline.dataset_audit.clusters import CLUSTERS, cluster_table
 from forge_pipeline.dataset_audit.croissant import DataFile, card
-from forge_pipeline.dataset_audit.executors import Engine, open_executor
+from forge_pipeline.dataset_audit.executors import Engine, Executor, open_executor
 from forge_pipeline.dataset_audit.finding import SEVERITIES, RowFinding
 from forge_pipeline.dataset_audit.garbage import collected_by_shard
 from forge_pipeline.dataset_audit.options import AuditOptions
-from forge_pipeline.dataset_audit.parquet_files import parquet_file
+from forge_pipeline.dataset_audit.parquet_files import Rows, parquet_file
 from forge_pipeline.dataset_audit.reading import find_splits
 from forge_pipeline.dataset_audit.report import (
     MOST_FINDINGS,
@@ -159,11 +159,13 @@ def audit_path(
             executor,
             side,
             take_findings=findings.take,
+            all_taken=lambda: findings.end(executor),
             progress=progress,
         )
         if output_dir is not None:
-            with parquet_file(output_dir / CLUSTERS_FILE, CLUSTERS) as append:
-                append(cluster_table(scanned.repeats))
+            with parquet_file(output_dir / CLUSTERS_FILE, CLUSTERS) as rows:
+                rows.append(cluster_table(scanned.repeats))
+            findings.ended()
     files = _data_files(source, splits, scanned.digests)
     croissant = _croissant(name or source.stem, files, scanned.totals) if options.emit_croissant else {}
     return _report(scanned, options, findings, croissant, _dataset_digest(source, files))
@@ -191,18 +193,24 @@ def _is_audits_own(path: Path) -> bool:
 class _Findings:
     """The first findings, all of them counted."""
 
-    append: Callable[[pa.Table], None] | None
+    rows: Rows | None
     first: FindingColumns = field(default_factory=FindingColumns)
     total: int = 0
+    ended: Callable[[], object] = lambda: None
 
     def take(self, table: pa.Table) -> None:
         self.total += len(table)
         if len(self.first) < MOST_FINDINGS and len(table):
             columns = table.slice(0, MOST_FINDINGS - len(self.first)).select(RowFinding.__match_args__).columns
             self.first.extend(column.to_pylist() for column in columns)
-        if self.append is not None:
-            self.append(table)
+        if self.rows is not None:
+            self.rows.append(table)
             self.first.encode()
+
+    def end(self, executor: Executor) -> None:
+        """Begin to write what is left: beside the search for pairs, where something is idle then."""
+        if self.rows is not None and executor.beside is not None:
+            self.ended = executor.beside.ahead(Rows.end, [self.rows])
 
 
 @contextmanager
@@ -210,8 +218,8 @@ def _findings_to(output_dir: Path | None) -> Iterator[_Findings]:
     if output_dir is None:
         yield _Findings(None)
         return
-    with parquet_file(output_dir / FINDINGS_FILE, FINDINGS) as append:
-        yield _Findings(append)
+    with parquet_file(output_dir / FINDINGS_FILE, FINDINGS) as rows:
+        yield _Findings(rows)
 
 
 def _data_files(source: Path, splits: Mapping[str, Sequence[Path]], digests: Mapping[Path, Digest]) -> list[DataFile]:

@@ -97,6 +97,7 @@ def scan_dataset(
     *,
     take_findings: Callable[[pa.Table], None],
     progress: Report,
+    all_taken: Callable[[], None] = lambda: None,
     pairs: bool = True,
     detect: bool = True,
 ) -> ScannedDataset:
@@ -109,6 +110,7 @@ def scan_dataset(
         side: Where signatures are kept; None keeps them in memory.
         take_findings: Takes the findings of each shard, in reading order, as `FINDINGS` says.
         progress: Told after each shard.
+        all_taken: Called when no more findings will come.
         pairs: Whether to look for pairs of near-duplicates.
         detect: Whether to look for personal data, credentials and languages.
     """
@@ -145,6 +147,7 @@ def scan_dataset(
         progress(Progress("dataset_audit", done + 1, len(shards), f"{rows} rows scanned"))
     if executor.beside is not None:
         executor.done()
+    all_taken()
     signatures = SignatureFiles(tuple(paths)) if paths else held
     repeats = _repeats(totals, signatures, options, executor, side) if pairs else _without_pairs(totals, signatures)
     return ScannedDataset(dict(zip(files, digests(), strict=True)), totals, repeats)
