@@ -7,7 +7,6 @@ the caller reads the lines in another way. So what it returns is what any reader
 """
 
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -26,7 +25,7 @@ PAD = 8  # bytes that may be read and written behind a string
 _QUOTE, _FEED = np.uint8(0x22), np.uint8(0x0A)
 
 _PIECE = 1 << 16
-_of_thread = threading.local()
+_of_thread = small_pages.of_thread()
 
 Bytes: TypeAlias = bytes | bytearray
 

@@ -13,7 +13,6 @@ capitals. A row of which nothing is left, or whose best label is less probable t
 """
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -23,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from forge_pipeline.dataset_audit import language_tables, utf8
+from forge_pipeline.dataset_audit import language_tables, small_pages, utf8
 from forge_pipeline.dataset_audit.fasttext_model import FastTextModel, load_fasttext
 from forge_pipeline.dataset_audit.kept_tables import kept_tables
 from forge_pipeline.dataset_audit.machine_code import loops
@@ -175,7 +174,7 @@ def _kernels() -> Callable[[utf8.Strings], _Classified] | None:
     kept = dict(kept_tables("language", sources, _made_tables, data=path.read_bytes()))
     codes_of = kept.pop("codes")
     tables = language_tables.Tables(**kept)
-    mine = threading.local()  # words met before, of each thread
+    mine = small_pages.of_thread()  # words met before
 
     def classified(texts: utf8.Strings) -> _Classified:
         if not hasattr(mine, "memory"):

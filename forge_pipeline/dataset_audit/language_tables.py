@@ -146,7 +146,7 @@ def memory(tables: Tables) -> Memory:
 
 def _aligned(count: int) -> npt.NDArray[np.uint64]:
     """Zeros that begin where a line of the processor's cache does: eight of them fill one."""
-    whole = small_pages.zeros(count + 8, np.uint64)
+    whole = small_pages.zeros(count + 8, np.uint64, all_used=True)
     first = -(whole.ctypes.data // 8) % 8
     return whole[first : first + count]
 

@@ -457,6 +457,8 @@ def _content(shard: Shard) -> bytearray:
     room: bytearray = getattr(_of_thread, "content", bytearray())
     size = shard.stop - shard.start
     try:
+        if not room:
+            room = bytearray(size + size // 16)  # shards are cut where lines end: a later one is often longer by some
         room.extend(bytes(max(0, size - len(room))))
         del room[size:]
     except BufferError:  # somebody still looks at it

@@ -176,7 +176,7 @@ def _value_sets(rows: TokenRows) -> tuple[IntArray, ValueArray]:
     return offsets.astype(np.int64), keyed.astype(np.uint32)
 
 
-_of_thread = threading.local()
+_of_thread = small_pages.of_thread()
 _VALUES = 8 << 20  # values that a thread's room begins with: what is not touched of them costs nothing
 _KNOWN_TO = 3  # the tuple, a name and the call know the room where nobody has a part of it
 
@@ -185,7 +185,7 @@ def _word_cache(size: int) -> KeyArray:
     """Each thread's own; what is in it changes how fast words are hashed and nothing else."""
     found: KeyArray | None = getattr(_of_thread, "words", None)
     if found is None:
-        found = _of_thread.words = small_pages.zeros(size, np.uint64)
+        found = _of_thread.words = small_pages.zeros(size, np.uint64, all_used=True)
     return found
 
 

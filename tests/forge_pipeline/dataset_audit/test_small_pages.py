@@ -1,6 +1,7 @@
 """Arrays in pages of the usual size: zeros of their own, also after a fork."""
 
 import os
+import resource
 import sys
 
 import numpy as np
@@ -41,3 +42,31 @@ def test_what_is_not_touched_takes_no_memory_and_nothing_stays() -> None:
     assert resident() - before < 32 << 20  # 256 pages, where huge ones would be all of it
     del array
     assert resident() - before < 16 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux tells it")
+def test_what_will_all_be_used_is_there_at_once() -> None:
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    array = small_pages.zeros(16 << 20, np.uint8, all_used=True)
+    assert not array.any()
+    before = faults()
+    array[:] = 1
+    assert faults() - before < 1000  # of 4,096 pages
+
+
+def test_where_the_system_cannot_make_pages_at_once_it_makes_them_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_pages, "_POPULATE_WRITE", 1 << 20)
+    assert not small_pages.zeros(100, np.int64, all_used=True).any()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_begins_without_its_parents_room() -> None:
+    room = small_pages.of_thread()
+    room.array = small_pages.zeros(8, np.uint8)
+    child = os.fork()
+    if child == 0:
+        os._exit(int(hasattr(room, "array")))
+    assert os.waitpid(child, 0)[1] == 0
+    assert room.array.shape == (8,)
