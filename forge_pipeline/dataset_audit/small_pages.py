@@ -28,7 +28,7 @@ def zeros(count: int, dtype: type[_Scalar], *, all_used: bool = False) -> npt.ND
     Args:
         count: How many.
         dtype: Of which type.
-        all_used: That all of it will be written soon: the system makes all pages at once, in a third of the time.
+        all_used: That all of it will be written soon: the system then makes all pages at once, not one by one.
     """
     size = count * np.dtype(dtype).itemsize
     memory = mmap.mmap(-1, max(size, 1), **_OWN)
